@@ -1,0 +1,1 @@
+"""Recipes and the small weights that ship with them: data only."""

@@ -1,0 +1,294 @@
+"""A recipe: the TOML that describes a training and a build, read strictly into frozen values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from opa_trt.errors import ConfigError, OpaError, RecipeError, UnknownNameError, nearest
+from opa_trt.supernet import Space, space_from_dict
+from opa_trt.training.degrade import FAMILIES
+from opa_trt.training.plan import TrainingPlan
+
+RECIPES = "opa_trt.recipes"
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Where images come from. ``source`` is ``digits`` or ``folder`` (then ``--data`` names it)."""
+
+    source: str = "folder"
+    size: int = 32
+    holdout: float = 0.1
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    degradations: tuple[str, ...] = ()
+    clean: float = 0.25
+    float_images: bool = False
+
+
+@dataclass(frozen=True)
+class PioneerRecipe:
+    """The pioneer: its stages' choices and the training of its exit head."""
+
+    stages: int = 2
+    resolution: int = 0
+    depth: int = 2
+    kernel_size: int = 3
+    expand_ratio: float = 4
+    head_width: int = 128
+    images: int = 4000
+    epochs: int = 15
+    learning_rate: float = 3e-3
+
+
+@dataclass(frozen=True)
+class TailsRecipe:
+    """How many tails, out of how many candidates measured on how many images."""
+
+    count: int = 12
+    candidates: int = 48
+    images: int = 1000
+
+
+@dataclass(frozen=True)
+class CalibrateRecipe:
+    """Batch-norm calibration: the batch size matters (OFA's is 200)."""
+
+    images: int = 2000
+    batch: int = 200
+
+
+@dataclass(frozen=True)
+class CompileRecipe:
+    """Backends (``auto``: the fastest that works), batch range, threads (0: all cores)."""
+
+    backends: tuple[str, ...] = ("auto",)
+    precision: str = "fp32"
+    max_batch: int = 128
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class MeasureRecipe:
+    """Batch buckets of the latency profile and the seconds spent on each engine and bucket."""
+
+    buckets: tuple[int, ...] = (1, 8, 32, 64, 128)
+    seconds: float = 0.3
+
+
+@dataclass(frozen=True)
+class FitRecipe:
+    """Images (drawn anew with degradations), groups and group size for estimator and predictor."""
+
+    images: int = 4000
+    groups: int = 400
+    group_size: int = 100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a training or a build computes."""
+
+    name: str
+    space: Mapping[str, Any]
+    seed: int = 0
+    checkpoint: str = ""
+    data: DataRecipe = DataRecipe()
+    training: TrainingPlan = field(default_factory=TrainingPlan)
+    pioneer: PioneerRecipe = PioneerRecipe()
+    tails: TailsRecipe = TailsRecipe()
+    calibrate: CalibrateRecipe = CalibrateRecipe()
+    compile: CompileRecipe = CompileRecipe()
+    measure: MeasureRecipe = MeasureRecipe()
+    fit: FitRecipe = FitRecipe()
+    folder: Path = field(default=Path(), compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the folder it was read from is left out."""
+        plain = asdict(self)
+        del plain["folder"]
+        return dict(json.loads(json.dumps(plain)))
+
+    def digest(self) -> str:
+        """sha256 of everything that it says."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def make_space(self, classes: int | None = None) -> Space:
+        """The space that ``[space]`` describes.
+
+        Args:
+            classes: what the images have; a recipe that says another number is refused.
+
+        Raises:
+            RecipeError: unknown parameters, impossible values, or another number of classes.
+        """
+        try:
+            space = space_from_dict(self.space)
+        except ConfigError as exc:
+            msg = f"[space] of recipe {self.name}: {exc}"
+            raise RecipeError(msg) from exc
+        if classes is not None and space.classes != classes:
+            msg = (
+                f"the images have {classes} classes, [space] of recipe {self.name} says "
+                f"{space.classes}."
+            )
+            raise RecipeError(
+                msg,
+                expected=f"classes = {classes}.",
+            )
+        return space
+
+    def checkpoint_path(self) -> Path | None:
+        """The checkpoint's file (relative paths start at the recipe), or None if not named."""
+        return self.folder / self.checkpoint if self.checkpoint else None
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    found = resources.files(RECIPES).iterdir()
+    return sorted(item.name[:-5] for item in found if item.name.endswith(".toml"))
+
+
+def read_recipe(name: str | Path) -> Recipe:
+    """The recipe in the file ``name``, or the shipped one of that name.
+
+    Raises:
+        UnknownNameError: neither a file nor a shipped recipe.
+        RecipeError: not TOML, an unknown, missing or ill-typed key, or an impossible value.
+    """
+    path = Path(name)
+    if not path.is_file():
+        shipped = shipped_recipes()
+        if str(name) not in shipped:
+            if path.suffix == ".toml" or len(path.parts) > 1:
+                msg = f"{name} does not exist."
+                raise RecipeError(
+                    msg,
+                    expected=f"a TOML file, or one of {', '.join(shipped)}.",
+                )
+            msg = "recipe"
+            raise UnknownNameError(msg, str(name), shipped)
+        path = Path(str(resources.files(RECIPES))) / f"{name}.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        msg = f"{path} is not TOML: {exc}."
+        raise RecipeError(msg) from exc
+    return recipe_from_dict(values, path.parent, str(path))
+
+
+def recipe_from_dict(values: Mapping[str, Any], folder: Path, origin: str = "recipe") -> Recipe:
+    """The recipe in ``values``; ``folder`` is where relative paths start.
+
+    Raises:
+        RecipeError: as ``read_recipe`` says.
+    """
+    if "folder" in values:
+        msg = f"{origin}: unknown key 'folder'."
+        raise RecipeError(msg)
+    try:
+        recipe: Recipe = _build(Recipe, {**values, "folder": folder}, origin, "")
+    except RecipeError:
+        raise
+    except OpaError as exc:
+        msg = f"{origin}: {exc}"
+        raise RecipeError(msg) from exc
+    _check(recipe, origin)
+    return recipe
+
+
+def _check(recipe: Recipe, origin: str) -> None:
+    for family in recipe.data.degradations:
+        if family not in FAMILIES:
+            unknown = UnknownNameError("degradation", family, FAMILIES)
+            msg = f"{origin}: {unknown}"
+            raise RecipeError(msg)
+    choices: dict[str, tuple[str, tuple[str, ...]]] = {
+        "data.source": (recipe.data.source, ("digits", "folder")),
+        "compile.precision": (recipe.compile.precision, ("fp32",)),
+    }
+    for key, (value, allowed) in choices.items():
+        if value not in allowed:
+            msg = f"{origin}: {key} = {value!r}."
+            raise RecipeError(msg, expected=f"one of {list(allowed)}.")
+    for key, number in (
+        ("tails.count", recipe.tails.count),
+        ("tails.images", recipe.tails.images),
+        ("calibrate.images", recipe.calibrate.images),
+        ("calibrate.batch", recipe.calibrate.batch),
+        ("compile.max_batch", recipe.compile.max_batch),
+        ("measure.seconds", recipe.measure.seconds),
+        ("fit.images", recipe.fit.images),
+        ("fit.groups", recipe.fit.groups),
+        ("fit.group_size", recipe.fit.group_size),
+        ("pioneer.stages", recipe.pioneer.stages),
+        ("pioneer.images", recipe.pioneer.images),
+        ("pioneer.epochs", recipe.pioneer.epochs),
+        *(("measure.buckets", bucket) for bucket in recipe.measure.buckets),
+    ):
+        if number <= 0:
+            msg = f"{origin}: {key} = {number}."
+            raise RecipeError(msg, expected="above 0.")
+    if recipe.tails.candidates < recipe.tails.count:
+        msg = f"{origin}: tails.candidates = {recipe.tails.candidates}."
+        raise RecipeError(
+            msg,
+            expected=f"at least tails.count, which is {recipe.tails.count}.",
+        )
+
+
+def _build(kind: type[Any], values: Mapping[str, Any], origin: str, prefix: str) -> Any:
+    """A frozen dataclass from a table; tables within become dataclasses within."""
+    known = {item.name: item for item in fields(kind)}
+    hints = get_type_hints(kind)
+    for key in values:
+        if key not in known:
+            near = nearest(key, known)
+            msg = f"{origin}: unknown key '{prefix}{key}'."
+            raise RecipeError(
+                msg,
+                expected=f"one of {', '.join(sorted(known.keys() - {'folder'}))}.",
+                remedy=f"did you mean '{prefix}{near}'?" if near else "",
+            )
+    for item in known.values():
+        if item.default is MISSING and item.default_factory is MISSING and item.name not in values:
+            msg = f"{origin}: the key '{prefix}{item.name}' is missing."
+            raise RecipeError(msg)
+    return kind(
+        **{
+            key: _convert(value, hints[key], origin, f"{prefix}{key}")
+            for key, value in values.items()
+        }
+    )
+
+
+def _convert(value: Any, wanted: Any, origin: str, key: str) -> Any:
+    """``value`` as the type hint ``wanted`` has it, or a RecipeError that names the key."""
+    shape = get_origin(wanted)
+    if is_dataclass(wanted) and isinstance(wanted, type) and isinstance(value, Mapping):
+        return _build(wanted, value, origin, f"{key}.")
+    if shape is tuple and isinstance(value, list):
+        inner = get_args(wanted)[0]
+        return tuple(_convert(item, inner, origin, key) for item in value)
+    if shape is not None and issubclass(_concrete(shape), Mapping) and isinstance(value, Mapping):
+        return dict(value)
+    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(wanted, type) and isinstance(value, wanted):
+        if not (wanted is int and isinstance(value, bool)):
+            return value
+    name = getattr(wanted, "__name__", str(wanted)) if shape is None else str(wanted)
+    msg = f"{origin}: {key} is {value!r} ({type(value).__name__})."
+    raise RecipeError(msg, expected=f"{name}.")
+
+
+def _concrete(shape: Any) -> type:
+    return object if shape in (Union, types.UnionType) else shape

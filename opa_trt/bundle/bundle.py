@@ -1,0 +1,159 @@
+"""A bundle as a folder: packed once, verified whenever it is opened."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from opa_trt import atomic
+from opa_trt.bundle.manifest import FileEntry, Manifest
+from opa_trt.errors import BundleCorrupt, BundleError
+from opa_trt.tree import Segment
+
+MANIFEST = "manifest.json"
+PROFILE = "profile.safetensors"
+CANARY = "canary.safetensors"
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+class Bundle:
+    """An opened bundle: every file's path, size and sha256 have been checked.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        BundleError: no such folder, or no bundle.
+        BundleCorrupt: a file is missing, truncated or altered, or leads out of the folder.
+        BundleVersionError: a later format version.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not (self.path / MANIFEST).is_file():
+            what = "has no manifest.json" if self.path.is_dir() else "does not exist"
+            message = f"{path} {what}."
+            raise BundleError(
+                message,
+                expected="a bundle folder.",
+                remedy="build one with `opa-trt build RECIPE --out FOLDER`.",
+            )
+        text = (self.path / MANIFEST).read_bytes().decode("utf-8", errors="replace")
+        self.manifest = Manifest.from_json(text, str(self.path / MANIFEST))
+        self.tree = self.manifest.tree
+        self._check_names()
+        for name, entry in self.manifest.files.items():
+            self._verified(name, entry)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file, verified once more as they are read."""
+        if name not in self.manifest.files:
+            message = f"{self.path} lists no file {name!r}."
+            raise BundleCorrupt(message, remedy="build the bundle again.")
+        return self._verified(name, self.manifest.files[name])
+
+    def arrays(self, name: str) -> Arrays:
+        """The arrays of a safetensors file.
+
+        Raises:
+            BundleCorrupt: it cannot be read as one.
+        """
+        try:
+            return dict(load(self.read(name)))
+        except SafetensorError as exc:
+            message = f"{self.path / name} is not readable: {exc}."
+            raise BundleCorrupt(message, remedy="build the bundle again.") from exc
+
+    def segment(self, name: str) -> Segment:
+        """A segment with its portable forms' bytes."""
+        entry = self.manifest.segments[name]
+        forms = {form: self.read(file) for form, file in entry.forms.items()}
+        return Segment(name, entry.inputs, entry.outputs, forms, entry.content)
+
+    def _check_names(self) -> None:
+        manifest = self.manifest
+        named = {file for entry in manifest.segments.values() for file in entry.forms.values()}
+        named |= {engine.file for engine in manifest.engines} | {PROFILE, CANARY}
+        if missing := named - manifest.files.keys():
+            message = f"{self.path} does not list {sorted(missing)}."
+            raise BundleCorrupt(message, remedy="build the bundle again.")
+        for node in manifest.nodes:
+            if node.segment not in manifest.segments:
+                message = f"node {node.name} of {self.path} names no segment {node.segment!r}."
+                raise BundleCorrupt(message, remedy="build the bundle again.")
+
+    def _verified(self, name: str, entry: FileEntry) -> bytes:
+        pure = PurePosixPath(name)
+        path = self.path / name
+        inside = path.resolve().is_relative_to(self.path.resolve())
+        if pure.is_absolute() or ".." in pure.parts or not inside:
+            message = f"{self.path} names the file {name!r}, which leads out of it."
+            raise BundleCorrupt(message, remedy="do not use this bundle.")
+        if not path.is_file():
+            message = f"{path} is missing."
+            raise BundleCorrupt(message, remedy="copy the bundle again, or build it again.")
+        data = path.read_bytes()
+        if len(data) != entry.size:
+            message = f"{path} has {len(data)} bytes."
+            raise BundleCorrupt(
+                message, expected=f"{entry.size}.", remedy="copy or build the bundle again."
+            )
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            message = f"{path} was altered: its sha256 does not match."
+            raise BundleCorrupt(message, remedy="copy or build the bundle again.")
+        return data
+
+
+def pack(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+    """Write a bundle to ``path``: beside first, manifest last, renamed, read-only.
+
+    Args:
+        path: the folder to make; a bundle already there is replaced only when all is written.
+        manifest: its ``files`` are filled in here.
+        files: everything else, by relative path.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        BundleError: something that is no bundle stands at ``path``.
+    """
+    check_place(path)
+    entries = {
+        name: FileEntry(len(data), hashlib.sha256(data).hexdigest())
+        for name, data in sorted(files.items())
+    }
+    complete = replace(manifest, files=entries)
+    with atomic.folder(path) as beside:
+        for name, data in {**files, MANIFEST: complete.to_json().encode()}.items():
+            target = beside / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+            target.chmod(0o444)
+    return complete
+
+
+def check_place(path: Path) -> None:
+    """Refuse a path at which something else than a bundle stands.
+
+    Raises:
+        BundleError: a file, or a folder that is neither empty nor a bundle.
+    """
+    if not path.exists():
+        return
+    if path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir())):
+        return
+    message = f"{path} exists and is no bundle."
+    raise BundleError(message, expected="a new name, or a bundle to replace.")
+
+
+def pack_arrays(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
+    """Arrays as safetensors bytes."""
+    return save({key: np.ascontiguousarray(value) for key, value in arrays.items()})

@@ -1,0 +1,1 @@
+"""Replay, live runs under load, and comparison of policies."""

@@ -1,0 +1,50 @@
+"""What decides: one file a policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opa_trt.errors import UnknownNameError
+from opa_trt.policies.base import STOP, Budget, Decision, Policy, PolicyFactory, View
+from opa_trt.policies.knowledge import Estimator, Knowledge, Predictor
+from opa_trt.policies.opa import OpaPolicy
+from opa_trt.policies.static import StaticPolicy, route_end
+from opa_trt.tree import Tree
+
+__all__ = [
+    "STOP",
+    "Budget",
+    "Decision",
+    "Estimator",
+    "Knowledge",
+    "Policy",
+    "PolicyFactory",
+    "Predictor",
+    "View",
+    "make_policy",
+    "policy_names",
+    "route_end",
+]
+
+_POLICIES: dict[str, PolicyFactory] = {"opa": OpaPolicy, "static": StaticPolicy}
+
+
+def policy_names() -> list[str]:
+    """Every policy's name."""
+    return list(_POLICIES)
+
+
+def make_policy(name: str, tree: Tree, knowledge: Knowledge, **options: Any) -> Policy:
+    """The policy called ``name`` for one bundle; ``static:NODE`` is ``static`` at that node.
+
+    Raises:
+        UnknownNameError: there is none of that name, or no such node.
+        ConfigError: an option is unknown or impossible.
+    """
+    name, _, node = name.partition(":")
+    if name not in _POLICIES:
+        msg = "policy"
+        raise UnknownNameError(msg, name, _POLICIES)
+    if node:
+        options["node"] = node
+    return _POLICIES[name](tree, knowledge, **options)

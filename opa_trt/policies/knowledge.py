@@ -1,0 +1,103 @@
+"""What the build learned about accuracy, as arrays, evaluated with numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from opa_trt.errors import BundleCorrupt
+from opa_trt.policies.evidence import confidences, scaled_sorted
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """Multinomial naive Bayes that says of each image whether the pioneer is right (OPA, IV-B).
+
+    Args:
+        prior: ``[2] float32`` log prior of wrong and right.
+        weight: ``[2, C] float32`` log probability of each sorted, scaled confidence.
+    """
+
+    prior: Floats
+    weight: Floats
+
+    def right(self, logits: Floats) -> npt.NDArray[np.bool_]:
+        """``[N] bool``: whether the pioneer's ``[N, C]`` logits are judged right."""
+        features = scaled_sorted(confidences(logits))
+        score = features @ (self.weight[1] - self.weight[0]) + (self.prior[1] - self.prior[0])
+        result: npt.NDArray[np.bool_] = score > 0
+        return result
+
+    def accuracy(self, logits: Floats) -> float:
+        """Estimated accuracy of the pioneer on this group, 0 to 1."""
+        return float(self.right(logits).mean())
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Three hidden layers: (pioneer's estimated accuracy, arch) to a tail's accuracy (OPA, IV-C).
+
+    Args:
+        weights: of each layer, ``[in, out] float32``.
+        biases: of each layer, ``[out] float32``.
+    """
+
+    weights: tuple[Floats, ...]
+    biases: tuple[Floats, ...]
+
+    def accuracies(self, estimated: float, codes: Floats) -> Floats:
+        """``[T] float32`` accuracies (0 to 1) for the archs ``codes [T, E] float32``."""
+        column = np.full((len(codes), 1), estimated, dtype=np.float32)
+        out = np.concatenate([column, codes], axis=1)
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            out = np.maximum(out @ weight + bias, 0)
+        result: Floats = np.clip((out @ self.weights[-1] + self.biases[-1])[:, 0], 0.0, 1.0)
+        return result
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """All that policies know beyond the view: estimator, predictor, archs by node."""
+
+    estimator: Estimator
+    predictor: Predictor
+    codes: Mapping[str, Floats]
+
+    def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Estimator and predictor as named arrays; the archs stand in the manifest."""
+        arrays: dict[str, npt.NDArray[np.generic]] = {
+            "estimator/prior": self.estimator.prior,
+            "estimator/weight": self.estimator.weight,
+        }
+        for i, (weight, bias) in enumerate(
+            zip(self.predictor.weights, self.predictor.biases, strict=True)
+        ):
+            arrays |= {f"predictor/{i}/weight": weight, f"predictor/{i}/bias": bias}
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], codes: Mapping[str, Floats]) -> Knowledge:
+        """Read what ``to_arrays`` made.
+
+        Raises:
+            BundleCorrupt: an array is missing.
+        """
+        layers = sum(key.startswith("predictor/") and key.endswith("weight") for key in arrays)
+        try:
+            return cls(
+                Estimator(arrays["estimator/prior"], arrays["estimator/weight"]),
+                Predictor(
+                    tuple(arrays[f"predictor/{i}/weight"] for i in range(layers)),
+                    tuple(arrays[f"predictor/{i}/bias"] for i in range(layers)),
+                ),
+                codes,
+            )
+        except KeyError as exc:
+            message = f"the profile lacks the array {exc}."
+            raise BundleCorrupt(message, remedy="build the bundle again.") from exc

@@ -1,0 +1,62 @@
+"""The paper's policy: the best predicted tail that fits (OPA, Algorithm 1 over a finite set)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from opa_trt.errors import ConfigError
+from opa_trt.policies.base import STOP, Budget, Decision, View
+from opa_trt.policies.knowledge import Knowledge
+from opa_trt.tree import Tree
+
+
+class OpaPolicy:
+    """One successor for the whole group: an exact argmax over those that fit.
+
+    The pioneer's accuracy on the group is estimated from its confidences; the predictor turns
+    that and each tail's arch into the tail's accuracy on the group. Equal predictions go to the
+    faster tail. Where nothing fits, the pioneer's answer stands.
+    """
+
+    name = "opa"
+
+    def __init__(self, tree: Tree, knowledge: Knowledge, **options: object) -> None:
+        if options:
+            message = f"policy opa takes no options, got {sorted(options)}."
+            raise ConfigError(message)
+        self._knowledge = knowledge
+        self._codes = {
+            node.name: np.stack([knowledge.codes[name] for name in node.successors])
+            for node in tree.nodes.values()
+            if node.successors
+        }
+
+    def start(self) -> None:
+        """Nothing is remembered."""
+
+    def step(self, view: View, budget: Budget, state: None) -> tuple[Decision, None]:
+        """The whole group to the best successor that fits, or stop."""
+        if view.logits is None:
+            message = f"policy opa needs logits, which {view.node} does not give."
+            raise ConfigError(message, remedy="use another policy for this bundle.")
+        estimated = self._knowledge.estimator.accuracy(view.logits)
+        accuracy = self._knowledge.predictor.accuracies(estimated, self._codes[view.node])
+        latency = view.latency_ms[:, -1]
+        fitting = latency <= budget.left_ms
+        if fitting.any():
+            order = np.lexsort((latency, -np.where(fitting, accuracy, -1.0)))
+            best = int(order[0])
+            reason = f"{view.successors[best]} is the best of {int(fitting.sum())} that fit"
+        else:
+            best, reason = STOP, "nothing fits, so the pioneer answers"
+        decision = Decision(
+            choice=np.full(view.pending, best, dtype=np.int64),
+            successors=view.successors,
+            predicted_ms=tuple(latency.tolist()),
+            predicted_accuracy=tuple(accuracy.tolist()),
+            estimated_accuracy=estimated,
+            left_ms=budget.left_ms,
+            fits=bool(fitting.any()),
+            reason=reason,
+        )
+        return decision, None

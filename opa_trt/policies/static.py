@@ -1,0 +1,78 @@
+"""One fixed route, whatever the images and the load: what adapting is compared with."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+from opa_trt.errors import ConfigError, UnknownNameError
+from opa_trt.policies.base import STOP, Budget, Decision, View
+from opa_trt.policies.knowledge import Knowledge
+from opa_trt.tree import LOGITS, Tree
+
+
+class StaticPolicy:
+    """Always the route that ends at ``node``.
+
+    Args:
+        tree: the bundle's nodes.
+        knowledge: not used.
+        node: a node with logits, ``smallest`` or ``largest`` (by MACs of its route), or left out
+            for the largest.
+    """
+
+    name = "static"
+
+    def __init__(
+        self, tree: Tree, knowledge: Knowledge, node: str = "largest", **options: object
+    ) -> None:
+        if options:
+            message = f"policy static takes the option 'node', got {sorted(options)}."
+            raise ConfigError(message)
+        self.node = route_end(tree, node)
+        path = next(route.nodes for route in tree.routes() if route.last == self.node)
+        self._next = dict(itertools.pairwise(path))
+
+    def start(self) -> None:
+        """Nothing is remembered."""
+
+    def step(self, view: View, budget: Budget, state: None) -> tuple[Decision, None]:
+        """The whole group along the route; the deadline is not looked at."""
+        follower = self._next.get(view.node)
+        best = STOP if follower is None else view.successors.index(follower)
+        latency = view.latency_ms[:, -1]
+        decision = Decision(
+            choice=np.full(view.pending, best, dtype=np.int64),
+            successors=view.successors,
+            predicted_ms=tuple(latency.tolist()),
+            predicted_accuracy=(math.nan,) * len(view.successors),
+            estimated_accuracy=math.nan,
+            left_ms=budget.left_ms,
+            fits=bool((latency <= budget.left_ms).any()),
+            reason=f"always {self.node}",
+        )
+        return decision, None
+
+
+def route_end(tree: Tree, node: str) -> str:
+    """The node that ``node`` means: a name, or the end of the smallest or largest route.
+
+    The smallest and largest are taken among routes that end at leaves.
+
+    Raises:
+        UnknownNameError: no node of that name.
+        ConfigError: the node has no logits.
+    """
+    if node in ("smallest", "largest"):
+        leaves = [route for route in tree.routes() if not tree[route.last].successors]
+        ordered = sorted(leaves, key=lambda route: sum(tree[name].macs for name in route.nodes))
+        return ordered[0 if node == "smallest" else -1].last
+    if node not in tree.nodes:
+        msg = "node"
+        raise UnknownNameError(msg, node, [*tree.nodes, "smallest", "largest"])
+    if LOGITS not in tree[node].outputs:
+        message = f"node {node} has no logits."
+        raise ConfigError(message, expected="one whose outputs have logits.")
+    return node

@@ -1,0 +1,130 @@
+"""What ``infer`` answers: a frozen value that explains itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from opa_trt.policies import Decision
+
+
+@dataclass(frozen=True)
+class Step:
+    """One engine's run for one chunk of a group.
+
+    Args:
+        node: what ran.
+        images: how many rows.
+        predicted_ms: latency expected just before it ran.
+        measured_ms: latency measured.
+        predicted_accuracy: of its logits on this group (0 to 1; nan where not predicted): the
+            policy's estimate for an entry, its prediction for a tail.
+        measured_accuracy: of its logits on the build's fitting images.
+        slowdown: as known when it was predicted.
+        decision: what the policy decided after it, if it was asked.
+    """
+
+    node: str
+    images: int
+    predicted_ms: float
+    measured_ms: float
+    predicted_accuracy: float
+    measured_accuracy: float
+    slowdown: float
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Result:
+    """The answer for one group.
+
+    Args:
+        logits: ``[N, classes] float32``.
+        labels: ``[N] int64``, the arg max of the logits.
+        nodes: ``[N]`` the name of the node whose logits answer each image.
+        classes: names, in the order of the logits.
+        steps: every engine's run, in order.
+        deadline_ms: as asked.
+        predicted_ms: latency of the group as the steps predicted it.
+        measured_ms: from entry to logits on the host, decisions included.
+        fallback: whether nothing fitted for some images, so that a node answered early.
+    """
+
+    logits: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    nodes: npt.NDArray[np.str_]
+    classes: tuple[str, ...]
+    steps: tuple[Step, ...]
+    deadline_ms: float
+    predicted_ms: float
+    measured_ms: float
+    fallback: bool
+
+    @property
+    def deadline_met(self) -> bool:
+        """Whether the answer was there in time."""
+        return self.measured_ms <= self.deadline_ms
+
+    @property
+    def decision(self) -> Decision | None:
+        """The first decision (the only one, unless the group was answered in chunks)."""
+        return next((step.decision for step in self.steps if step.decision is not None), None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each image's class name."""
+        return tuple(self.classes[label] for label in self.labels)
+
+    @property
+    def predicted_accuracy(self) -> float:
+        """Of the answering nodes on this group, 0 to 1; nan where the policy predicts none."""
+        return self._mean({step.node: step.predicted_accuracy for step in self.steps})
+
+    @property
+    def measured_accuracy(self) -> float:
+        """Of the answering nodes on the build's fitting images, 0 to 1."""
+        return self._mean({step.node: step.measured_accuracy for step in self.steps})
+
+    def accuracy(self, labels: npt.ArrayLike) -> float:
+        """Top-1 accuracy against ``[N]`` true labels, 0 to 1."""
+        return float((self.labels == np.asarray(labels)).mean())
+
+    def explain(self) -> str:
+        """A paragraph: what was seen, predicted for every route, and chosen, and why."""
+        lines = [repr(self)]
+        for step in self.steps:
+            seen = f"  {step.node}: {step.images} images in {step.measured_ms:.2f} ms"
+            lines.append(f"{seen} (expected {step.predicted_ms:.2f}, slowdown {step.slowdown:.2f})")
+            if step.decision is not None:
+                lines += _explain(step.decision)
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        names, counts = np.unique(self.nodes, return_counts=True)
+        answered = ", ".join(f"{n} by {name}" for name, n in zip(names, counts, strict=True))
+        state = "met" if self.deadline_met else "MISSED"
+        return (
+            f"<Result {len(self.labels)} images ({answered}), {self.measured_ms:.2f} ms, "
+            f"deadline {self.deadline_ms:g} ms {state}>"
+        )
+
+    def _mean(self, by_node: dict[str, float]) -> float:
+        return float(np.mean([by_node.get(str(name), math.nan) for name in self.nodes]))
+
+
+def _explain(decision: Decision) -> list[str]:
+    lines = [f"    {decision.left_ms:.2f} ms left, {decision.reason}"]
+    if not math.isnan(decision.estimated_accuracy):
+        lines.append(f"    its own accuracy is estimated at {decision.estimated_accuracy:.1%}")
+    routes = zip(
+        decision.successors, decision.predicted_ms, decision.predicted_accuracy, strict=True
+    )
+    for index, (name, ms, accuracy) in enumerate(routes):
+        chosen = int((decision.choice == index).sum())
+        expected = "" if math.isnan(accuracy) else f", {accuracy:.1%} right"
+        mark = f"  <- {chosen} images" if chosen else ""
+        lines.append(f"    {name}: at most {ms:.2f} ms{expected}{mark}")
+    return lines

@@ -1,0 +1,290 @@
+"""The runtime's door: ``load`` a bundle, ``infer`` under a deadline."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+
+from opa_trt.backends import Backend, Engine
+from opa_trt.bundle import PROFILE, Bundle, Manifest
+from opa_trt.clock import Clock, MonotonicClock
+from opa_trt.errors import ConfigError, SessionClosed
+from opa_trt.policies import Knowledge, make_policy
+from opa_trt.runtime.buffers import Buffer
+from opa_trt.runtime.engines import EngineLoader, choose_backend
+from opa_trt.runtime.group import Group, Machinery
+from opa_trt.runtime.images import check_deadline, check_images
+from opa_trt.runtime.latency import LatencyModel
+from opa_trt.runtime.result import Result
+from opa_trt.store import EngineStore, LatencyProfile
+from opa_trt.tree import FEATURES, Node, Tree
+
+log = logging.getLogger(__name__)
+
+
+def load(
+    path: Path | str,
+    *,
+    policy: str = "opa",
+    backend: str | Backend = "auto",
+    threads: int | None = None,
+    compile: str = "auto",
+    trusted: bool = True,
+    store: EngineStore | None = None,
+    clock: Clock | None = None,
+) -> Session:
+    """Open a bundle for this machine: check it, find or compile engines, verify and profile them.
+
+    Args:
+        path: the bundle's folder.
+        policy: ``opa``, ``static``, or ``static:NODE``.
+        backend: a name, ``auto`` (the build's fastest, else the first that works), or one made
+            by the caller.
+        threads: for torch and the vendor; by default the build's, at most this machine's cores.
+        compile: ``auto`` compiles engines that are missing here, ``never`` raises.
+        trusted: False opens only forms that cannot execute code (TorchScript can).
+        store: where engines and latencies of this machine are kept; the user's cache by default.
+        clock: what tells the time; the machine's by default.
+
+    Returns:
+        A session; close it, or use it in a ``with``.
+
+    Raises:
+        BundleError: missing, altered, later, untrusted, or for another machine.
+        BackendUnavailable: the backend does not work here.
+        UnknownNameError: no such policy, node or backend.
+    """
+    bundle = Bundle(path)
+    if compile not in ("auto", "never"):
+        message = f"compile={compile!r}."
+        raise ConfigError(message, expected="'auto' or 'never'.")
+    vendor = choose_backend(bundle, backend) if isinstance(backend, str) else backend
+    count = _threads(bundle.manifest, threads)
+    torch.set_num_threads(count)
+    loader = EngineLoader(
+        bundle=bundle,
+        vendor=vendor,
+        threads=count,
+        store=store or EngineStore(),
+        clock=clock or MonotonicClock(),
+        compile=compile,
+        trusted=trusted,
+    )
+    knowledge = read_knowledge(bundle)
+    make_policy(policy, bundle.tree, knowledge)  # a wrong name is told before anything compiles
+    engines = loader.engines()
+    profiles = loader.profiles(engines)
+    session = Session(bundle, engines, profiles, knowledge, policy, loader.clock)
+    log.info("%s: ready, %s", path, session)
+    return session
+
+
+def read_knowledge(bundle: Bundle) -> Knowledge:
+    """What the bundle's build learned about accuracy."""
+    codes = {node.name: np.array(node.code, dtype=np.float32) for node in bundle.manifest.nodes}
+    return Knowledge.from_arrays(bundle.arrays(PROFILE), codes)
+
+
+def _threads(manifest: Manifest, given: int | None) -> int:
+    cores = os.cpu_count() or 1
+    if given is not None and given < 1:
+        message = f"threads = {given}."
+        raise ConfigError(message, expected="at least 1.")
+    return given or min(manifest.threads, cores)
+
+
+class Session:
+    """Engines that are loaded, verified and warm, and a policy. ``load`` makes one.
+
+    ``infer`` may be called from several threads; groups are answered one at a time.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engines: dict[str, Engine],
+        profiles: dict[str, LatencyProfile],
+        knowledge: Knowledge,
+        policy: str,
+        clock: Clock,
+    ) -> None:
+        self._bundle = bundle
+        self._profiles = profiles
+        self._knowledge = knowledge
+        self._lock = threading.Lock()
+        self._closed = False
+        manifest = bundle.manifest
+        chosen = make_policy(policy, bundle.tree, knowledge)
+        self._machinery = Machinery(
+            tree=bundle.tree,
+            engines=engines,
+            buffers=dict(_buffers(bundle.tree, manifest)),
+            latency=LatencyModel(bundle.tree, profiles, manifest.max_batch),
+            policy=chosen,
+            clock=clock,
+            buckets=manifest.buckets,
+            state=chosen.start(),
+        )
+
+    # --- what a user asks -------------------------------------------------------------------
+
+    def infer(self, images: Any, deadline_ms: float, *, layout: str | None = None) -> Result:
+        """Answer a group of images within a deadline, as well as its images and the load allow.
+
+        Always answers: where nothing fits, the entry's own logits are the answer. Groups above
+        the bundle's largest batch are answered in chunks under the one deadline.
+
+        Args:
+            images: ``[N, 3, S, S]`` or ``[N, S, S, 3]``, torch (CPU) or numpy, uint8 0 to 255
+                (float32 0 to 1 where the recipe says so). Not kept, not changed.
+            deadline_ms: from this call to the logits on the host.
+            layout: ``NCHW`` or ``NHWC``, where the channel count does not tell.
+
+        Raises:
+            ImageError: images that cannot be read as such.
+            DeadlineError: a deadline that is not above 0.
+            SessionClosed: after ``close``.
+        """
+        with self._lock:
+            if self._closed:
+                message = f"the session of {self._bundle.path} is closed."
+                raise SessionClosed(message, remedy="load the bundle again.")
+            start = self._machinery.clock.now_ms()
+            deadline = check_deadline(deadline_ms, self._fastest)
+            pixels = check_images(images, self._bundle.manifest.images, layout)
+            return self._infer(pixels, start, deadline)
+
+    def use(self, policy: str, **options: Any) -> None:
+        """Decide with another policy from now on; its memory starts empty.
+
+        Raises:
+            UnknownNameError: no such policy or node.
+            ConfigError: an impossible option.
+        """
+        made = make_policy(policy, self._bundle.tree, self._knowledge, **options)
+        with self._lock:
+            self._machinery.policy = made
+            self._machinery.state = made.start()
+
+    def close(self) -> None:
+        """Release the engines; a second call does nothing."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                for engine in self._machinery.engines.values():
+                    engine.close()
+
+    # --- what a user may look at ------------------------------------------------------------
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self._bundle.manifest
+
+    @property
+    def tree(self) -> Tree:
+        """The nodes."""
+        return self._bundle.tree
+
+    @property
+    def backend(self) -> str:
+        """The backend that runs the engines."""
+        return next(iter(self._machinery.engines.values())).target.backend
+
+    @property
+    def profiles(self) -> dict[str, LatencyProfile]:
+        """Each node's latency profile on this machine."""
+        return dict(self._profiles)
+
+    @property
+    def slowdown(self) -> float:
+        """Measured over profiled latency, as last known."""
+        return self._machinery.latency.slowdown
+
+    def route_ms(self, node: str, batch: int, quantile: float = 0.5) -> float:
+        """Profiled latency in ms of the route that ends at ``node``, at a batch size."""
+        path = next(route.nodes for route in self.tree.routes() if route.last == node)
+        return sum(self._profiles[name].at(batch, quantile) for name in path)
+
+    def __repr__(self) -> str:
+        routes = sum(1 for _ in self.tree.routes())
+        return f"<Session {self._bundle.path.name}: {routes} routes on {self.backend}>"
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- how it is done ---------------------------------------------------------------------
+
+    def _infer(self, pixels: torch.Tensor, start: float, deadline: float) -> Result:
+        count, chunk = len(pixels), self.manifest.max_batch
+        classes = self.manifest.classes
+        group = Group(self._machinery, pixels, len(classes), start, deadline)
+        entry = self._entry(count, deadline)
+        for first in range(0, count, chunk):
+            rows = np.arange(first, min(first + chunk, count))
+            group.run_chunk(entry, rows, np.arange(rows[-1] + 1, count), chunk)
+        return Result(
+            logits=group.logits,
+            labels=group.logits.argmax(axis=1),
+            nodes=group.nodes.astype(str),
+            classes=classes,
+            steps=tuple(group.steps),
+            deadline_ms=deadline,
+            predicted_ms=sum(step.predicted_ms for step in group.steps),
+            measured_ms=group.elapsed_ms(),
+            fallback=group.fallback,
+        )
+
+    def _entry(self, count: int, deadline: float) -> Node:
+        """The most accurate entry whose cheapest route fits at the last known slowdown."""
+        entries = self.tree.entries
+        if len(entries) == 1:
+            return entries[0]
+        batch = min(count, self.manifest.max_batch)
+        chunks = -(-count // self.manifest.max_batch)
+        cheapest = {
+            entry.name: chunks * min(self._expected(route.nodes, batch) for route in
+                                     self.tree.routes(entry.name))
+            for entry in entries
+        }  # fmt: skip
+        fitting = [entry for entry in entries if cheapest[entry.name] <= deadline]
+        if not fitting:
+            return min(entries, key=lambda entry: cheapest[entry.name])
+        return max(fitting, key=lambda entry: (entry.resolution, entry.accuracy))
+
+    def _expected(self, nodes: tuple[str, ...], batch: int) -> float:
+        return sum(self._machinery.latency.expected(name, batch) for name in nodes)
+
+    def _fastest(self) -> str:
+        batch = self.manifest.buckets[0]
+        ends = [route.last for route in self.tree.routes()]
+        fastest = min(self.route_ms(end, batch, 0.99) for end in ends)
+        return (
+            f"The fastest route of {self._bundle.path.name} takes {fastest:.2g} ms "
+            f"(p99, batch {batch}) on this machine."
+        )
+
+
+def _buffers(tree: Tree, manifest: Manifest) -> Iterator[tuple[str, Buffer]]:
+    """A buffer for the features of every node that successors read."""
+    for node in tree.nodes.values():
+        if FEATURES in node.outputs and node.successors:
+            outputs = manifest.segments[node.segment].outputs
+            spec = next(spec for spec in outputs if spec.name == FEATURES)
+            yield node.name, Buffer(spec, manifest.max_batch)

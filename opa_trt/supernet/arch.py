@@ -1,0 +1,76 @@
+"""One choice in a space: an immutable, canonical value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from opa_trt.errors import ArchError
+
+Ratio = int | float
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One sub-network of a space.
+
+    Kernel sizes and expand ratios are kept stage by stage and only for the blocks that the
+    depth keeps, so two archs that compute the same are equal and hash alike.
+    ``Space.arch`` builds one from flat lists, ``Space.validate`` checks one.
+
+    Args:
+        resolution: side of the square input in pixels.
+        depths: blocks in each stage.
+        kernel_sizes: for each stage the kernel size of each of its blocks.
+        expand_ratios: for each stage the expand ratio of each of its blocks.
+        widths: width choices, empty for a space whose width is fixed.
+    """
+
+    resolution: int
+    depths: tuple[int, ...]
+    kernel_sizes: tuple[tuple[int, ...], ...]
+    expand_ratios: tuple[tuple[Ratio, ...], ...]
+    widths: tuple[Ratio, ...] = ()
+
+    def __str__(self) -> str:
+        """As people write it: ``r32 d1-2 k3-35 e1-36`` (one group a stage)."""
+        kernels = "-".join("".join(map(str, stage)) for stage in self.kernel_sizes)
+        expands = "-".join("".join(f"{e:g}" for e in stage) for stage in self.expand_ratios)
+        return f"r{self.resolution} d{'-'.join(map(str, self.depths))} k{kernels} e{expands}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``from_dict`` reads them back."""
+        return {
+            "resolution": self.resolution,
+            "depths": list(self.depths),
+            "kernel_sizes": [list(stage) for stage in self.kernel_sizes],
+            "expand_ratios": [list(stage) for stage in self.expand_ratios],
+            "widths": list(self.widths),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Arch:
+        """Read what ``to_dict`` wrote.
+
+        Raises:
+            ArchError: a key is missing, unknown or of the wrong type.
+        """
+        known = ("resolution", "depths", "kernel_sizes", "expand_ratios", "widths")
+        if set(values) - set(known) or not set(known[:-1]) <= set(values):
+            msg = f"an arch has the keys {sorted(values)}."
+            raise ArchError(msg, expected=f"the keys {list(known)}.")
+        try:
+            return cls(
+                resolution=int(values["resolution"]),
+                depths=tuple(int(depth) for depth in values["depths"]),
+                kernel_sizes=tuple(tuple(map(int, stage)) for stage in values["kernel_sizes"]),
+                expand_ratios=tuple(tuple(stage) for stage in values["expand_ratios"]),
+                widths=tuple(values.get("widths", ())),
+            )
+        except (TypeError, ValueError) as exc:
+            msg = f"an arch cannot be read: {exc}."
+            raise ArchError(
+                msg,
+                expected="numbers for resolution and depths, a list a stage for the others.",
+            ) from exc

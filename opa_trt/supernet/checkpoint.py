@@ -1,0 +1,134 @@
+"""Super-networks on disk: safetensors with the space in the metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from opa_trt import atomic
+from opa_trt.errors import CheckpointError, ConfigError
+from opa_trt.supernet.space import Space, space_from_dict
+from opa_trt.supernet.supernet import Supernet
+
+FORMAT = "opa_trt.supernet"
+VERSION = 1
+
+
+def save_supernet(
+    supernet: Supernet, path: Path, *, half: bool = False, notes: Mapping[str, Any] | None = None
+) -> None:
+    """Write weights and space to ``path``, atomically.
+
+    Args:
+        supernet: what to write.
+        path: a ``.safetensors`` file.
+        half: store float32 tensors as float16 (``load_supernet`` reads them back as float32).
+        notes: JSON values kept beside the space: recipe, seed, steps.
+    """
+    tensors = {
+        key: (value.half() if half and value.is_floating_point() else value).contiguous()
+        for key, value in supernet.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "space": json.dumps(supernet.space.to_dict()),
+        "notes": json.dumps(dict(notes or {})),
+    }
+    atomic.write_bytes(path, save(tensors, metadata=metadata))
+
+
+def load_supernet(path: Path | str, *, expected: Space | None = None) -> Supernet:
+    """Read what ``save_supernet`` wrote, in float32 and evaluation mode.
+
+    Args:
+        path: the file.
+        expected: the space that a recipe describes; a checkpoint of another is refused.
+
+    Raises:
+        CheckpointError: no such file, not a super-network, a later version, another space,
+            or tensors that are missing, unknown or misshapen (named).
+    """
+    path = Path(path)
+    metadata, tensors = _read(path)
+    space = _space(path, metadata)
+    if expected is not None and expected != space:
+        raise _disagreement(path, space, expected)
+    supernet = Supernet(space)
+    own = supernet.state_dict()
+    wanted = {key for key in own if not key.endswith("num_batches_tracked")}
+    for problem, keys in (
+        ("lacks", wanted - set(tensors)),
+        ("has unknown", set(tensors) - wanted),
+        ("has misshapen", {k for k in wanted & set(tensors) if own[k].shape != tensors[k].shape}),
+    ):
+        if keys:
+            listing = ", ".join(sorted(keys)[:3]) + (" …" if len(keys) > 3 else "")
+            msg = f"{path} {problem} {len(keys)} of the space's tensors: {listing}."
+            raise CheckpointError(
+                msg,
+                remedy="write it again with `opa-trt train`.",
+            )
+    supernet.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+    return supernet.eval()
+
+
+def read_notes(path: Path | str) -> dict[str, Any]:
+    """What ``save_supernet`` was given as ``notes``."""
+    metadata, _ = _read(Path(path))
+    notes = json.loads(metadata.get("notes", "{}"))
+    return dict(notes)
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    if not path.is_file():
+        msg = f"{path} does not exist."
+        raise CheckpointError(
+            msg,
+            expected="a super-network's weights (.safetensors).",
+            remedy="train them with `opa-trt train RECIPE --out FILE`.",
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as exc:
+        msg = f"{path} is not a readable safetensors file: {exc}."
+        raise CheckpointError(msg) from exc
+    if metadata.get("format") != FORMAT:
+        msg = f"{path} has format {metadata.get('format')!r}."
+        raise CheckpointError(msg, expected=f"{FORMAT!r}.")
+    if not metadata.get("version", "").isdigit() or int(metadata["version"]) > VERSION:
+        msg = f"{path} has version {metadata.get('version')!r}."
+        raise CheckpointError(
+            msg,
+            expected=f"at most {VERSION}.",
+            remedy="install a newer opa-trt.",
+        )
+    return metadata, tensors
+
+
+def _space(path: Path, metadata: Mapping[str, str]) -> Space:
+    try:
+        return space_from_dict(json.loads(metadata["space"]))
+    except (KeyError, ValueError, AttributeError, ConfigError) as exc:
+        msg = f"{path} does not describe its space: {exc}."
+        raise CheckpointError(msg) from exc
+
+
+def _disagreement(path: Path, space: Space, expected: Space) -> CheckpointError:
+    found, wanted = space.to_dict(), expected.to_dict()
+    differing = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+    key = differing[0]
+    return CheckpointError(
+        f"{path} and the recipe disagree on the space's {', '.join(differing)}.",
+        expected=f"{key} = {wanted.get(key)} (recipe); the checkpoint has {found.get(key)}.",
+        remedy="name the recipe that it was trained with, or train it again.",
+    )

@@ -1,0 +1,1 @@
+"""Training a super-network: data, progressive shrinking, distillation, exit heads."""

@@ -1,0 +1,114 @@
+"""Images as the network reads them: degraded, augmented, resized, normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from opa_trt.supernet.preprocess import Preprocess
+from opa_trt.training.data import Images
+from opa_trt.training.degrade import mixed
+
+
+@dataclass(frozen=True)
+class Source:
+    """How images become inputs.
+
+    Args:
+        size: side of the images in pixels.
+        mean: of each channel, 0 to 1.
+        std: of each channel, 0 to 1.
+        degradations: families that images are drawn from (``training.degrade``), or none.
+        clean: the share of images left as they are, where there are degradations.
+    """
+
+    size: int = 32
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    degradations: tuple[str, ...] = ()
+    clean: float = 0.25
+
+    def degrade(self, pixels: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
+        """``[N, 3, S, S] uint8``, each image with its own family and severity."""
+        if not self.degradations:
+            return pixels
+        return mixed(pixels, self.degradations, seed, clean=self.clean)[0]
+
+    def tensor(self, pixels: npt.NDArray[np.uint8], resolution: int | None = None) -> Tensor:
+        """``[N, 3, S, S] uint8`` to normalised ``[N, 3, R, R] float32``."""
+        preprocess = Preprocess(self.size, resolution or self.size, self.mean, self.std)
+        result: Tensor = preprocess(torch.from_numpy(np.ascontiguousarray(pixels)))
+        return result
+
+    def batch(
+        self,
+        images: Images,
+        indices: npt.NDArray[np.int64],
+        *,
+        seed: int,
+        resolution: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The degraded inputs ``[N, 3, R, R] float32`` and labels ``[N] int64`` at ``indices``."""
+        pixels = self.degrade(images.pixels[indices], seed)
+        return self.tensor(pixels, resolution), torch.tensor(images.labels[indices])
+
+    def inputs(
+        self, images: Images, limit: int, batch_size: int, resolution: int, seed: int = 0
+    ) -> Iterator[Tensor]:
+        """At most ``limit`` inputs in batches, drawn evenly: what calibration reads."""
+        order = np.random.default_rng([seed, 11]).permutation(len(images))
+        repeats = -(-limit // len(images)) if self.degradations else 1
+        chosen = np.tile(order, repeats)[:limit]
+        for start in range(0, len(chosen), batch_size):
+            rows = chosen[start : start + batch_size]
+            yield self.batch(images, rows, seed=seed + 1000 + start, resolution=resolution)[0]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Training batches, each a function of (seed, phase, step) alone."""
+
+    images: Images
+    source: Source
+    batch_size: int
+    seed: int
+    shift: int = 0
+    flip: bool = False
+
+    def batch(self, phase: int, step: int, resolution: int) -> tuple[Tensor, Tensor]:
+        """Inputs ``[N, 3, R, R] float32`` and labels ``[N] int64`` of one step."""
+        count = len(self.images)
+        size = min(self.batch_size, count)
+        per_epoch = count // size
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.default_rng([self.seed, phase, epoch, 1]).permutation(count)
+        rows = order[place * size : (place + 1) * size]
+        draw = np.random.default_rng([self.seed, phase, step, 2])
+        pixels = self._augment(self.images.pixels[rows], draw)
+        pixels = self.source.degrade(pixels, int(draw.integers(2**31)))
+        return self.source.tensor(pixels, resolution), torch.tensor(self.images.labels[rows])
+
+    def _augment(
+        self, pixels: npt.NDArray[np.uint8], draw: np.random.Generator
+    ) -> npt.NDArray[np.uint8]:
+        """Mirror some, then shift each by up to ``shift`` pixels (edges repeated)."""
+        if self.flip:
+            mirrored = draw.random(len(pixels)) < 0.5
+            pixels = np.where(mirrored[:, None, None, None], pixels[..., ::-1], pixels)
+        if not self.shift:
+            return pixels
+        margin, side = self.shift, pixels.shape[-1]
+        padded = np.pad(pixels, ((0, 0), (0, 0), (margin, margin), (margin, margin)), mode="edge")
+        tops, lefts = draw.integers(0, 2 * margin + 1, (2, len(pixels)))
+        rows = tops[:, None, None, None] + np.arange(side)[None, None, :, None]
+        columns = lefts[:, None, None, None] + np.arange(side)[None, None, None, :]
+        index = np.arange(len(pixels))[:, None, None, None]
+        moved: npt.NDArray[np.uint8] = padded[
+            index, np.arange(3)[None, :, None, None], rows, columns
+        ]
+        return moved

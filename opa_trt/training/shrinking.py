@@ -1,0 +1,241 @@
+"""Progressive shrinking: the full network first, then ever smaller ones inside it (OFA)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opa_trt.progress import Progress
+from opa_trt.supernet import Arch, Space, Supernet
+from opa_trt.training.batches import Batches, Source
+from opa_trt.training.data import Images
+from opa_trt.training.evaluation import calibrated_accuracy
+from opa_trt.training.plan import Phase, TrainingPlan, phases
+from opa_trt.training.state import TrainingState
+
+GRADIENT_NORM = 5.0
+
+
+def train(
+    space: Space,
+    source: Source,
+    train_images: Images,
+    check_images: Images,
+    plan: TrainingPlan,
+    folder: Path,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> TrainingState:
+    """Train a super-network by progressive shrinking with distillation.
+
+    Every random draw follows from ``seed`` and the step's number, so a run that is stopped and
+    called again with the same arguments goes on from its last checkpoint in ``folder`` and ends
+    with the same weights (at the same thread count).
+
+    Args:
+        space: the choices.
+        source: image size, normalisation and degradations.
+        train_images: what is learned from.
+        check_images: what the log's accuracies are measured on.
+        plan: phases, optimiser, augmentation.
+        folder: holds the state of the run.
+        seed: of the weights and of every draw.
+        progress: hears of phases and steps.
+
+    Returns:
+        The final state: ``supernet`` in evaluation mode, ``log`` with accuracies by phase.
+
+    Raises:
+        CheckpointError: ``folder`` holds another run.
+    """
+    progress = progress or Progress()
+    # Channels-last is 1.6 times faster here on a CPU, and changes no value.
+    supernet = Supernet(space, seed=seed).to(  # type: ignore[call-overload]
+        memory_format=torch.channels_last
+    )
+    state = TrainingState(
+        supernet,
+        _optimizer(supernet, plan),
+        identity=_identity(space, source, train_images, plan, seed),
+    )
+    state.restore(folder)
+    batches = Batches(train_images, source, plan.batch_size, seed, plan.shift, plan.flip)
+    schedule = list(phases(plan, space))
+    for index, phase in enumerate(schedule):
+        if index < state.phase:
+            continue
+        _run_phase(state, phase, plan, batches, folder, seed, progress)
+        state.log.append(_measure(state, phase, source, train_images, check_images, seed))
+        state.phase, state.step = index + 1, 0
+        state.save(folder)
+        progress.finish(phase.name, describe(state.log[-1]))
+    supernet.eval()
+    return state
+
+
+def describe(entry: dict[str, Any]) -> str:
+    """One line of the log: ``loss 0.41 · smallest 71.2 % …``."""
+    accuracies = " · ".join(f"{k} {100 * v:.1f} %" for k, v in entry["accuracy"].items())
+    return f"loss {entry['loss']:.3f} · {accuracies}"
+
+
+def _run_phase(
+    state: TrainingState,
+    phase: Phase,
+    plan: TrainingPlan,
+    batches: Batches,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+) -> None:
+    if state.step == 0:
+        _enter(state, phase)
+    space = state.supernet.space
+    progress.start(phase.name, phase.steps)
+    state.supernet.train()
+    for step in range(state.step, phase.steps):
+        draw = np.random.default_rng([seed, state.phase, step])
+        resolution = int(draw.choice(space.resolutions))
+        images, labels = batches.batch(state.phase, step, resolution)
+        images = images.contiguous(memory_format=torch.channels_last)
+        archs = [_draw_arch(space, phase, draw, resolution) for _ in range(phase.subnets)]
+        for group in state.optimizer.param_groups:
+            group["lr"] = _rate(phase, step)
+        torch.manual_seed(int(draw.integers(2**31)))  # dropout
+        loss = _step(state, phase, plan, images, labels, archs)
+        state.step = step + 1
+        if state.step % plan.checkpoint_every == 0:
+            state.save(folder)
+        progress.advance(state.step, f"loss {loss:.3f}")
+
+
+def _enter(state: TrainingState, phase: Phase) -> None:
+    """What happens once, before a phase's first step."""
+    if phase.elastic and state.teacher is None:
+        state.teacher = Supernet(state.supernet.space)
+        state.teacher.load_state_dict(state.supernet.state_dict())
+        state.teacher.eval()
+    if phase.sort_level is not None:
+        state.supernet.sort_channels(phase.sort_level)
+    state.optimizer.state.clear()
+
+
+def _draw_arch(space: Space, phase: Phase, draw: np.random.Generator, resolution: int) -> Arch:
+    return space.sample(
+        draw,
+        resolution=resolution,
+        depths=phase.depths,
+        kernels=phase.kernels,
+        expands=phase.expands,
+    )
+
+
+def _step(
+    state: TrainingState,
+    phase: Phase,
+    plan: TrainingPlan,
+    images: Tensor,
+    labels: Tensor,
+    archs: list[Arch],
+) -> float:
+    soft = None
+    if state.teacher is not None and plan.distill_weight > 0:
+        with torch.no_grad():
+            largest = state.supernet.space.largest(archs[0].resolution)
+            soft = state.teacher(images, largest).softmax(1)
+    state.optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for arch in archs:
+        logits = state.supernet(images, arch)
+        loss = F.cross_entropy(logits, labels, label_smoothing=plan.label_smoothing)
+        if soft is not None:
+            loss = loss + plan.distill_weight * F.cross_entropy(logits, soft)
+            loss = loss / (1 + plan.distill_weight)
+        (loss / len(archs)).backward()  # type: ignore[no-untyped-call]
+        total += loss.item() / len(archs)
+    nn.utils.clip_grad_norm_(state.supernet.parameters(), GRADIENT_NORM)
+    state.optimizer.step()
+    return total
+
+
+def _rate(phase: Phase, step: int) -> float:
+    warmup = max(1, phase.steps // 20)
+    if step < warmup:
+        return phase.rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, phase.steps - warmup)
+    return phase.rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _optimizer(supernet: Supernet, plan: TrainingPlan) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; norms and biases are not decayed."""
+    decayed = [p for p in supernet.parameters() if p.ndim > 1]
+    free = [p for p in supernet.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": plan.weight_decay},
+        {"params": free},
+    ]
+    return torch.optim.SGD(
+        groups,
+        lr=plan.learning_rate,
+        momentum=plan.momentum,
+        nesterov=plan.momentum > 0,
+    )
+
+
+def _measure(
+    state: TrainingState,
+    phase: Phase,
+    source: Source,
+    train_images: Images,
+    check_images: Images,
+    seed: int,
+) -> dict[str, Any]:
+    """Accuracy of smallest, largest and two random sub-networks, batch norm calibrated."""
+    space = state.supernet.space
+    draw = np.random.default_rng([seed, 7])
+    archs = {
+        "smallest": space.smallest(space.resolutions[-1]),
+        "largest": space.largest(),
+        "random1": space.sample(draw),
+        "random2": space.sample(draw),
+    }
+    state.supernet.eval()
+    images, labels = source.batch(check_images, np.arange(len(check_images)), seed=seed)
+    losses = F.cross_entropy(_in_batches(state.supernet, images, archs["largest"]), labels)
+    return {
+        "phase": phase.name,
+        "steps": phase.steps,
+        "loss": float(losses),
+        "accuracy": {
+            name: calibrated_accuracy(state.supernet, arch, source, train_images, check_images)
+            for name, arch in archs.items()
+        },
+    }
+
+
+@torch.no_grad()
+def _in_batches(supernet: Supernet, images: Tensor, arch: Arch) -> Tensor:
+    return torch.cat([supernet(part, arch) for part in torch.split(images, 200)])
+
+
+def _identity(space: Space, source: Source, images: Images, plan: TrainingPlan, seed: int) -> str:
+    """A hash of everything that the weights depend on."""
+    facts = {
+        "space": space.to_dict(),
+        "plan": {k: v for k, v in asdict(plan).items() if k != "checkpoint_every"},
+        "source": asdict(source),
+        "images": images.digest(),
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

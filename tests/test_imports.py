@@ -1,0 +1,84 @@
+"""Importing the runtime loads none of the offline packages, nor what they need."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OFFLINE = frozenset(
+    {
+        "click",
+        "matplotlib",
+        "onnx",
+        "opa_trt.builder",
+        "opa_trt.evaluate",
+        "opa_trt.supernet",
+        "opa_trt.training",
+        "opa_trt_cli",
+        "rich",
+        "sklearn",
+        "torchvision",
+    }
+)
+
+# Each line runs in an interpreter of its own. What the runtime offers at the top belongs here.
+SNIPPETS = (
+    "import opa_trt",
+    "import opa_trt.backends",
+    "import opa_trt.bundle",
+    "import opa_trt.policies",
+    "import opa_trt.runtime",
+    "import opa_trt.store",
+)
+
+
+def modules_after(snippet: str, folder: Path) -> set[str]:
+    """The names in ``sys.modules`` once a fresh interpreter has run ``snippet`` in ``folder``."""
+    code = f"{snippet}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_the_runtime_leaves_offline_packages_alone(snippet: str, tmp_path: Path) -> None:
+    loaded = modules_after(snippet, tmp_path)
+    assert "opa_trt" in loaded
+    assert sorted(loaded & OFFLINE) == []
+
+
+def test_every_module_has_its_place_in_a_contract() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    placed = set()
+    for contract in config["tool"]["importlinter"]["contracts"]:
+        for line in contract.get("layers", []) + contract.get("source_modules", []):
+            placed |= {name.strip(" ()") for name in line.split("|")}
+    modules = {f"opa_trt.{path.stem}" for path in (ROOT / "opa_trt").glob("[!_.]*.py")}
+    modules |= {f"opa_trt.{path.parent.name}" for path in (ROOT / "opa_trt").glob("*/__init__.py")}
+    assert sorted(modules - placed) == [], (
+        "give them a layer in pyproject.toml, [tool.importlinter]"
+    )
+
+
+def test_the_recipes_package_is_data_only() -> None:
+    (module,) = (ROOT / "engines" / "recipes").rglob("*.py")
+    assert module.name == "__init__.py"
+    body = ast.parse(module.read_text(encoding="utf-8")).body
+    assert all(isinstance(line, ast.Expr) for line in body), "nothing but a docstring"
