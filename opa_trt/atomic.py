@@ -41,13 +41,15 @@ def folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     beside.chmod(0o755)
+    old = beside.with_name(beside.name + ".old")
     try:
         yield beside
-        old = beside.with_name(beside.name + ".old")
         if path.exists():
             path.rename(old)
         beside.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
         shutil.rmtree(beside, ignore_errors=True)
         raise
+    shutil.rmtree(old, ignore_errors=True)

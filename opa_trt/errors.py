@@ -68,7 +68,7 @@ class ImageError(InputError):
 
 
 class DeadlineError(InputError):
-    """A deadline that is not a positive, finite number of milliseconds."""
+    """A deadline that is not a number of milliseconds above 0 (infinity is)."""
 
 
 class DataError(OpaError):

@@ -138,7 +138,7 @@ class Tree:
 
     Raises:
         ConfigError: a dangling or repeated successor, a leaf without logits, a cycle, a node
-            that reads features its parent does not give.
+            that reads features its parent does not give, an entry that reads no images.
     """
 
     def __init__(self, nodes: tuple[Node, ...]) -> None:
@@ -151,6 +151,11 @@ class Tree:
             for successor in node.successors:
                 self._adopt(node, successor)
         self.entries = tuple(node for node in nodes if node.name not in self.parents)
+        for node in nodes:
+            known = (IMAGES,) if node in self.entries else (IMAGES, FEATURES)
+            if node.source not in known:
+                msg = f"{node.name} reads {node.source!r}."
+                raise ConfigError(msg, expected=" or ".join(known) + ".")
         reached = {route_node for route in self.routes() for route_node in route.nodes}
         if missing := self.nodes.keys() - reached:
             msg = f"nodes {sorted(missing)} lead nowhere."

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from opa_trt.backends.base import Availability, Backend, Engine
-from opa_trt.errors import UnknownNameError
+from opa_trt.errors import BackendUnavailable, UnknownNameError
 
 __all__ = ["Availability", "Backend", "Engine", "backend", "backend_names"]
 
@@ -29,6 +29,7 @@ def backend(name: str) -> Backend:
 
     Raises:
         UnknownNameError: there is none of that name.
+        BackendUnavailable: an entry point gives something that cannot be used as a backend.
     """
     if name in _OWN:
         module, _, attribute = _OWN[name].partition(":")
@@ -38,6 +39,16 @@ def backend(name: str) -> Backend:
         if not points:
             msg = "backend"
             raise UnknownNameError(msg, name, backend_names())
-        made = next(iter(points)).load()()
-    assert isinstance(made, Backend)
+        made = _foreign(next(iter(points)))
+    if not isinstance(made, Backend):
+        msg = f"the entry point of backend {name} gives a {type(made).__name__}."
+        raise BackendUnavailable(msg, expected="a subclass of opa_trt.backends.Backend.")
     return made
+
+
+def _foreign(point: EntryPoint) -> object:
+    try:
+        return point.load()()
+    except Exception as exc:
+        msg = f"the entry point of backend {point.name} fails: {exc}"
+        raise BackendUnavailable(msg, remedy=f"repair or remove {point.value}.") from exc

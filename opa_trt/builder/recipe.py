@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tomllib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -18,6 +20,28 @@ from opa_trt.training.degrade import FAMILIES
 from opa_trt.training.plan import TrainingPlan
 
 RECIPES = "opa_trt.recipes"
+CHOICES = {"data.source": ("digits", "folder"), "compile.precision": ("fp32",)}
+POSITIVE = (
+    "data.size",
+    "data.std",
+    "pioneer.stages",
+    "pioneer.head_width",
+    "pioneer.images",
+    "pioneer.epochs",
+    "pioneer.learning_rate",
+    "tails.count",
+    "tails.images",
+    "calibrate.images",
+    "calibrate.batch",
+    "compile.max_batch",
+    "measure.buckets",
+    "measure.seconds",
+    "fit.images",
+    "fit.groups",
+    "fit.group_size",
+)
+NOT_NEGATIVE = ("seed", "pioneer.resolution", "compile.threads")
+SHARES = ("data.holdout", "data.clean")
 
 
 @dataclass(frozen=True)
@@ -206,37 +230,37 @@ def recipe_from_dict(values: Mapping[str, Any], folder: Path, origin: str = "rec
 
 
 def _check(recipe: Recipe, origin: str) -> None:
+    """What the types alone do not say."""
     for family in recipe.data.degradations:
         if family not in FAMILIES:
             unknown = UnknownNameError("degradation", family, FAMILIES)
             msg = f"{origin}: {unknown}"
             raise RecipeError(msg)
-    choices: dict[str, tuple[str, tuple[str, ...]]] = {
-        "data.source": (recipe.data.source, ("digits", "folder")),
-        "compile.precision": (recipe.compile.precision, ("fp32",)),
-    }
-    for key, (value, allowed) in choices.items():
+    for key, allowed in CHOICES.items():
+        value = attrgetter(key)(recipe)
         if value not in allowed:
             msg = f"{origin}: {key} = {value!r}."
             raise RecipeError(msg, expected=f"one of {list(allowed)}.")
-    for key, number in (
-        ("tails.count", recipe.tails.count),
-        ("tails.images", recipe.tails.images),
-        ("calibrate.images", recipe.calibrate.images),
-        ("calibrate.batch", recipe.calibrate.batch),
-        ("compile.max_batch", recipe.compile.max_batch),
-        ("measure.seconds", recipe.measure.seconds),
-        ("fit.images", recipe.fit.images),
-        ("fit.groups", recipe.fit.groups),
-        ("fit.group_size", recipe.fit.group_size),
-        ("pioneer.stages", recipe.pioneer.stages),
-        ("pioneer.images", recipe.pioneer.images),
-        ("pioneer.epochs", recipe.pioneer.epochs),
-        *(("measure.buckets", bucket) for bucket in recipe.measure.buckets),
+    for key in ("data.mean", "data.std"):
+        values = attrgetter(key)(recipe)
+        if len(values) != 3:
+            msg = f"{origin}: {key} has {len(values)} entries."
+            raise RecipeError(msg, expected="3: red, green, blue.")
+    _check_numbers(recipe, origin)
+
+
+def _check_numbers(recipe: Recipe, origin: str) -> None:
+    for keys, fits, expected in (
+        (POSITIVE, lambda number: 0 < number < math.inf, "above 0."),
+        (NOT_NEGATIVE, lambda number: 0 <= number < math.inf, "0 or more."),
+        (SHARES, lambda number: 0 <= number <= 1, "0 to 1."),
     ):
-        if number <= 0:
-            msg = f"{origin}: {key} = {number}."
-            raise RecipeError(msg, expected="above 0.")
+        for key in keys:
+            found = attrgetter(key)(recipe)
+            numbers = found if isinstance(found, tuple) else (found,)
+            if not numbers or not all(map(fits, numbers)):
+                msg = f"{origin}: {key} = {found}."
+                raise RecipeError(msg, expected=expected)
     if recipe.tails.candidates < recipe.tails.count:
         msg = f"{origin}: tails.candidates = {recipe.tails.candidates}."
         raise RecipeError(
@@ -249,13 +273,14 @@ def _build(kind: type[Any], values: Mapping[str, Any], origin: str, prefix: str)
     """A frozen dataclass from a table; tables within become dataclasses within."""
     known = {item.name: item for item in fields(kind)}
     hints = get_type_hints(kind)
+    offered = sorted(known.keys() - {"folder"})
     for key in values:
         if key not in known:
-            near = nearest(key, known)
+            near = nearest(key, offered)
             msg = f"{origin}: unknown key '{prefix}{key}'."
             raise RecipeError(
                 msg,
-                expected=f"one of {', '.join(sorted(known.keys() - {'folder'}))}.",
+                expected=f"one of {', '.join(offered)}.",
                 remedy=f"did you mean '{prefix}{near}'?" if near else "",
             )
     for item in known.values():
@@ -282,9 +307,9 @@ def _convert(value: Any, wanted: Any, origin: str, key: str) -> Any:
         return dict(value)
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if isinstance(wanted, type) and isinstance(value, wanted):
-        if not (wanted is int and isinstance(value, bool)):
-            return value
+    truth = wanted is int and isinstance(value, bool)
+    if isinstance(wanted, type) and isinstance(value, wanted) and not truth:
+        return value
     name = getattr(wanted, "__name__", str(wanted)) if shape is None else str(wanted)
     msg = f"{origin}: {key} is {value!r} ({type(value).__name__})."
     raise RecipeError(msg, expected=f"{name}.")

@@ -14,8 +14,8 @@ from safetensors.numpy import load, save
 
 from opa_trt import atomic
 from opa_trt.bundle.manifest import FileEntry, Manifest
-from opa_trt.errors import BundleCorrupt, BundleError
-from opa_trt.tree import Segment
+from opa_trt.errors import BundleCorrupt, BundleError, ConfigError
+from opa_trt.tree import Segment, Tree
 
 MANIFEST = "manifest.json"
 PROFILE = "profile.safetensors"
@@ -47,7 +47,7 @@ class Bundle:
             )
         text = (self.path / MANIFEST).read_bytes().decode("utf-8", errors="replace")
         self.manifest = Manifest.from_json(text, str(self.path / MANIFEST))
-        self.tree = self.manifest.tree
+        self.tree = self._checked_tree()
         self._check_names()
         for name, entry in self.manifest.files.items():
             self._verified(name, entry)
@@ -77,6 +77,13 @@ class Bundle:
         forms = {form: self.read(file) for form, file in entry.forms.items()}
         return Segment(name, entry.inputs, entry.outputs, forms, entry.content)
 
+    def _checked_tree(self) -> Tree:
+        try:
+            return self.manifest.tree
+        except ConfigError as exc:
+            message = f"the nodes of {self.path} are no tree: {exc}"
+            raise BundleCorrupt(message, remedy="build the bundle again.") from exc
+
     def _check_names(self) -> None:
         manifest = self.manifest
         named = {file for entry in manifest.segments.values() for file in entry.forms.values()}
@@ -90,16 +97,17 @@ class Bundle:
                 raise BundleCorrupt(message, remedy="build the bundle again.")
 
     def _verified(self, name: str, entry: FileEntry) -> bytes:
-        pure = PurePosixPath(name)
         path = self.path / name
-        inside = path.resolve().is_relative_to(self.path.resolve())
-        if pure.is_absolute() or ".." in pure.parts or not inside:
+        if not _stays_inside(name) or not self._holds(path):
             message = f"{self.path} names the file {name!r}, which leads out of it."
             raise BundleCorrupt(message, remedy="do not use this bundle.")
-        if not path.is_file():
-            message = f"{path} is missing."
+        try:
+            data = path.read_bytes() if path.is_file() else None
+        except OSError:
+            data = None
+        if data is None:
+            message = f"{path} is missing, or cannot be read."
             raise BundleCorrupt(message, remedy="copy the bundle again, or build it again.")
-        data = path.read_bytes()
         if len(data) != entry.size:
             message = f"{path} has {len(data)} bytes."
             raise BundleCorrupt(
@@ -109,6 +117,12 @@ class Bundle:
             message = f"{path} was altered: its sha256 does not match."
             raise BundleCorrupt(message, remedy="copy or build the bundle again.")
         return data
+
+    def _holds(self, path: Path) -> bool:
+        try:
+            return path.resolve().is_relative_to(self.path.resolve())
+        except (OSError, RuntimeError):  # no possible name, or links that lead in a circle
+            return False
 
 
 def pack(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
@@ -123,9 +137,12 @@ def pack(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest
         The manifest as written.
 
     Raises:
-        BundleError: something that is no bundle stands at ``path``.
+        BundleError: something that is no bundle stands at ``path``, or a name leads out of it.
     """
     check_place(path)
+    if wrong := sorted(name for name in files if name == MANIFEST or not _stays_inside(name)):
+        message = f"files named {wrong}."
+        raise BundleError(message, expected="relative paths inside the bundle, no manifest.json.")
     entries = {
         name: FileEntry(len(data), hashlib.sha256(data).hexdigest())
         for name, data in sorted(files.items())
@@ -138,6 +155,11 @@ def pack(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest
             target.write_bytes(data)
             target.chmod(0o444)
     return complete
+
+
+def _stays_inside(name: str) -> bool:
+    pure = PurePosixPath(name)
+    return "\0" not in name and not pure.is_absolute() and ".." not in pure.parts
 
 
 def check_place(path: Path) -> None:

@@ -13,6 +13,15 @@ from opa_trt.tree import Node, Target, TensorSpec, Tree
 
 FORMAT = "opa_trt.bundle"
 FORMAT_VERSION = 1
+_PLAIN: dict[str, type[object]] = {
+    "name": str,
+    "version": str,
+    "recipe": dict,
+    "recipe_sha256": str,
+    "backend": str,
+    "max_batch": int,
+    "threads": int,
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """The file's text, closed by a digest of all that stands before it."""
-        body = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        values = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        body = json.loads(json.dumps(values))  # as it is read back: keys of a report become text
         return json.dumps({**body, "digest": _digest(body)}, indent=1) + "\n"
 
     @classmethod
@@ -111,8 +121,11 @@ class Manifest:
         """
         body = _parse(text, origin)
         version = body.get("format_version")
-        if body.get("format") != FORMAT or not isinstance(version, int):
-            message = f"{origin} is not the manifest of a bundle (format {body.get('format')!r})."
+        if body.get("format") != FORMAT or not isinstance(version, int) or version < 1:
+            message = (
+                f"{origin} is not the manifest of a bundle "
+                f"(format {body.get('format')!r}, version {version!r})."
+            )
             raise BundleCorrupt(message, expected=f"format {FORMAT!r}.")
         if version > FORMAT_VERSION:
             message = f"{origin} has format version {version}."
@@ -157,6 +170,10 @@ def _values(kind: type[Any], body: Mapping[str, Any]) -> dict[str, Any]:
     if missing := needed - body.keys():
         message = f"missing keys {sorted(missing)}"
         raise ValueError(message)
+    for name, wanted in _PLAIN.items():
+        if type(body[name]) is not wanted:
+            message = f"{name} is {body[name]!r}, which is no {wanted.__name__}"
+            raise TypeError(message)
     values = dict(body)
     values["classes"] = tuple(map(str, body["classes"]))
     values["buckets"] = tuple(map(int, body["buckets"]))

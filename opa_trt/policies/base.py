@@ -75,9 +75,15 @@ class Decision:
 
 
 class Policy(Protocol):
-    """What decides. No clock, no device, no unseeded randomness."""
+    """What decides. No clock, no device, no unseeded randomness.
+
+    Attributes:
+        name: as users write it.
+        entry: where every group enters; None leaves that to the session.
+    """
 
     name: str
+    entry: str | None = None
 
     def start(self) -> Any:
         """The state before the first group."""

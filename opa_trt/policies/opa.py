@@ -19,6 +19,7 @@ class OpaPolicy:
     """
 
     name = "opa"
+    entry: str | None = None
 
     def __init__(self, tree: Tree, knowledge: Knowledge, **options: object) -> None:
         if options:

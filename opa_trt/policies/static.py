@@ -33,6 +33,7 @@ class StaticPolicy:
             raise ConfigError(message)
         self.node = route_end(tree, node)
         path = next(route.nodes for route in tree.routes() if route.last == self.node)
+        self.entry: str | None = path[0]
         self._next = dict(itertools.pairwise(path))
 
     def start(self) -> None:

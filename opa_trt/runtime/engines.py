@@ -42,8 +42,9 @@ def choose_backend(bundle: Bundle, name: str) -> Backend:
     if name != "auto":
         return _available(backend(name))
     order = [bundle.manifest.backend, *backend_names()]
+    known = set(backend_names())  # the build machine may have had a backend that we lack
     for candidate in order:
-        if candidate == "null" and bundle.manifest.backend != "null":
+        if candidate not in known or (candidate == "null" and bundle.manifest.backend != "null"):
             continue
         found = backend(candidate)
         if found.availability():
@@ -68,8 +69,16 @@ def canary_inputs(tree: Tree, node: Node, canary: Arrays, batch: int) -> dict[st
 
 
 def canary_batches(canary: Arrays) -> list[int]:
-    """The batch sizes that a canary holds, ascending."""
-    return sorted({int(key.split("/")[-1]) for key in canary if key.startswith(f"{IMAGES}/")})
+    """The batch sizes that a canary holds, ascending.
+
+    Raises:
+        BundleCorrupt: it holds none, so that it could verify nothing.
+    """
+    found = {int(key.split("/")[-1]) for key in canary if key.startswith(f"{IMAGES}/")}
+    if not found:
+        message = "the canary holds no images."
+        raise BundleCorrupt(message, remedy="build the bundle again.")
+    return sorted(found)
 
 
 def verify(
@@ -141,21 +150,20 @@ class EngineLoader:
 
     def profiles(self, engines: Mapping[str, Engine]) -> dict[str, LatencyProfile]:
         """The latency profile of every node on this machine, measured where there is none."""
-        found: dict[str, LatencyProfile] = {}
         by_segment: dict[str, LatencyProfile] = {}
-        measured = 0
+        missing: dict[str, tuple[Engine, dict[str, Tensor]]] = {}
+        batch = canary_batches(self.canary)[-1]
         for node in self.bundle.manifest.nodes:
-            if node.segment not in by_segment:
-                engine = engines[node.segment]
-                profile = self._stored_profile(engine)
-                if profile is None:
-                    profile = self._measure(engine, node)
-                    measured += 1
+            engine = engines[node.segment]
+            profile = self._stored_profile(engine)
+            if profile is None:
+                example = canary_inputs(self.bundle.tree, node, self.canary, batch)
+                missing.setdefault(node.segment, (engine, example))
+            else:
                 by_segment[node.segment] = profile
-            found[node.name] = by_segment[node.segment]
-        if measured:
-            log.info("%s: measured the latency of %d engines", self.bundle.path, measured)
-        return found
+        if missing:
+            by_segment |= self._measured(missing)
+        return {node.name: by_segment[node.segment] for node in self.bundle.manifest.nodes}
 
     def _engine(self, segment: Segment, node: Node) -> tuple[Engine, bool]:
         key = engine_key(segment, self.target, self.vendor)
@@ -165,7 +173,8 @@ class EngineLoader:
                 self._verify(engine, node)
             except (EngineError, ParityError) as exc:
                 log.warning("%s engine of %s rejected, compiling: %s", origin, node.name, exc)
-                self.store.drop_engine(key)
+                if origin == "stored":
+                    self.store.drop_engine(key)
             else:
                 return engine, False
         return self._compiled(segment, node, key), True
@@ -185,7 +194,8 @@ class EngineLoader:
             has = ", ".join(f"{name} {version}" for name, version in sorted(entries)) or "none"
             message = (
                 f"{self.bundle.path} has engines for {has}, made on the build machine; this one "
-                f"needs {target.backend} {target.version} for its processor, {target.threads} threads."
+                f"needs {target.backend} {target.version} for its processor, "
+                f"{target.threads} threads."
             )
             raise TargetMismatch(
                 message,
@@ -236,17 +246,17 @@ class EngineLoader:
         )
         return profile if profile.batches == wanted else None
 
-    def _measure(self, engine: Engine, node: Node) -> LatencyProfile:
-        example = canary_inputs(
-            self.bundle.tree, node, self.canary, canary_batches(self.canary)[-1]
-        )
-        profile = measure(
-            engine, example, self.bundle.manifest.buckets, self.clock, PROFILE_SECONDS
-        )
-        if self.vendor.stored:
-            key = engine_key(engine.segment, self.target, self.vendor)
-            self.store.put_profile(key, profile.to_dict())
-        return profile
+    def _measured(
+        self, missing: Mapping[str, tuple[Engine, Mapping[str, Tensor]]]
+    ) -> dict[str, LatencyProfile]:
+        """Profiles of the engines that have none here, kept for the next time."""
+        log.info("%s: measuring the latency of %d engines", self.bundle.path, len(missing))
+        found = measure(missing, self.bundle.manifest.buckets, self.clock, PROFILE_SECONDS)
+        for name, profile in found.items():
+            if self.vendor.stored:
+                key = engine_key(missing[name][0].segment, self.target, self.vendor)
+                self.store.put_profile(key, profile.to_dict())
+        return found
 
 
 def _tensor(arrays: Arrays, key: str) -> Tensor:

@@ -54,10 +54,15 @@ class Group:
         count = len(self.pixels)
         self.logits = np.zeros((count, self.classes), dtype=np.float32)
         self.nodes = np.full(count, "", dtype=object)
+        self.engine_ms = 0.0
 
     def elapsed_ms(self) -> float:
         """Since the group entered."""
         return self.machinery.clock.now_ms() - self.start_ms
+
+    def own_ms(self) -> float:
+        """Since the group entered, engines left out: what the runtime itself took."""
+        return self.elapsed_ms() - self.engine_ms
 
     def run_chunk(self, entry: Node, rows: Rows, later: Rows, chunk: int) -> None:
         """Answer ``rows``, leaving time for the entries (and a fair share more) of ``later``.
@@ -81,9 +86,10 @@ class Group:
             latency.expected(entry.name, min(chunk, len(later) - start), reading)
             for start in range(0, len(later), chunk)
         )
-        free = self.deadline_ms - self.elapsed_ms() - reserved - latency.overhead_ms
-        share = free * len(rows) / (len(rows) + len(later))
-        self._answer(entry, rows, outputs, share, reading, Seen(expected, measured, slowdown))
+        now = self.elapsed_ms()
+        free = self.deadline_ms - now - reserved - latency.overhead_ms
+        until = now + free * len(rows) / (len(rows) + len(later))
+        self._answer(entry, rows, outputs, until, reading, Seen(expected, measured, slowdown))
 
     def _execute(self, node: Node, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
         machinery = self.machinery
@@ -93,25 +99,31 @@ class Group:
             out[FEATURES] = machinery.buffers[node.name].lease(rows).tensor()
         begun = machinery.clock.now_ms()
         outputs = machinery.engines[node.segment].run(inputs, out)
-        return outputs, machinery.clock.now_ms() - begun
+        measured = machinery.clock.now_ms() - begun
+        self.engine_ms += measured
+        return outputs, measured
 
     def _answer(
         self,
         node: Node,
         rows: Rows,
         outputs: Mapping[str, Tensor],
-        left_ms: float,
+        until_ms: float,
         slowdown: float,
         seen: Seen,
     ) -> None:
-        """Note the node's logits, ask the policy where its images go, and send them there."""
+        """Note the node's logits, ask the policy where its images go, and send them there.
+
+        ``until_ms`` is when these rows must be answered, counted from the group's entry.
+        """
         logits = outputs[LOGITS].numpy() if LOGITS in outputs else None
         if logits is not None:
             self.logits[rows] = logits
             self.nodes[rows] = node.name
-        decision = None
+        decision, begun = None, self.own_ms()
         if node.successors:
-            decision = self._decide(node, logits, len(rows), left_ms, slowdown)
+            left = until_ms - self.elapsed_ms()
+            decision = self._decide(node, logits, len(rows), left, slowdown)
             self.fallback |= not decision.fits and bool((decision.choice == STOP).any())
         accuracy = seen.accuracy if decision is None else decision.estimated_accuracy
         self.steps.append(
@@ -121,7 +133,9 @@ class Group:
             )
         )  # fmt: skip
         if decision is not None:
-            self._follow(node, rows, outputs, decision, left_ms, slowdown)
+            self._follow(node, rows, outputs, decision, until_ms, slowdown)
+            if (decision.choice != STOP).any():
+                self.machinery.latency.observe_overhead(self.own_ms() - begun)
 
     def _decide(
         self, node: Node, logits: Any, count: int, left_ms: float, slowdown: float
@@ -133,9 +147,7 @@ class Group:
             logits=logits,
             successors=node.successors,
             batches=batches,
-            latency_ms=np.stack(
-                [self._cheapest(name, batches, slowdown) for name in node.successors]
-            ),
+            latency_ms=machinery.latency.cheapest(node.successors, batches, slowdown),
             slowdown=slowdown,
         )
         decision, machinery.state = machinery.policy.step(view, Budget(left_ms), machinery.state)
@@ -144,29 +156,17 @@ class Group:
             raise ConfigError(message, expected="a node that has logits.")
         return decision
 
-    def _cheapest(
-        self, name: str, batches: tuple[int, ...], slowdown: float
-    ) -> npt.NDArray[np.float64]:
-        """``[B]`` promised ms of the cheapest way to logits through ``name``."""
-        latency = self.machinery.latency
-        ways = [
-            latency.promise(route.nodes, batches, slowdown).sum(axis=0)
-            for route in self.machinery.tree.routes(name)
-        ]
-        cheapest: npt.NDArray[np.float64] = np.min(ways, axis=0)
-        return cheapest
-
     def _follow(
         self,
         node: Node,
         rows: Rows,
         outputs: Mapping[str, Tensor],
         decision: Decision,
-        left_ms: float,
+        until_ms: float,
         slowdown: float,
     ) -> None:
         """Run the chosen successors, each on its share of the images."""
-        machinery, begun, engine_ms = self.machinery, self.elapsed_ms(), 0.0
+        machinery = self.machinery
         for index in np.unique(decision.choice[decision.choice != STOP]):
             child = machinery.tree[node.successors[index]]
             chosen = np.flatnonzero(decision.choice == index)
@@ -175,12 +175,8 @@ class Group:
             expected = machinery.latency.expected(child.name, len(chosen), slowdown)
             made, measured = self._execute(child, {child.source: inputs.contiguous()})
             machinery.latency.observe(child.name, expected, measured)
-            engine_ms += measured
             seen = Seen(expected, measured, slowdown, decision.predicted_accuracy[index])
-            left = left_ms - (self.elapsed_ms() - begun)
-            self._answer(child, rows[chosen], made, left, slowdown, seen)
-        if engine_ms:
-            machinery.latency.observe_overhead(self.elapsed_ms() - begun - engine_ms)
+            self._answer(child, rows[chosen], made, until_ms, slowdown, seen)
 
 
 @dataclass(frozen=True)

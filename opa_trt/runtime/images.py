@@ -59,7 +59,7 @@ def check_deadline(deadline_ms: Any, fastest: Callable[[], str]) -> float:
     """
     try:
         value = float(deadline_ms)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, OverflowError) as exc:
         message = f"deadline {deadline_ms!r} is no number."
         raise DeadlineError(message, expected="milliseconds above 0.") from exc
     if math.isnan(value) or value <= 0:
@@ -74,7 +74,8 @@ def _as_tensor(images: Any, spec: ImageSpec) -> Tensor:
         if images.dtype.name not in ("uint8", "float32", "float64", "int64", "float16", "bool"):
             message = f"images are {images.dtype}."
             raise ImageError(message, expected=spec.dtype)
-        tensor = torch.from_numpy(np.array(images, order="C"))
+        native = images.dtype.newbyteorder("=")
+        tensor = torch.from_numpy(np.array(images, dtype=native, order="C"))
     elif isinstance(images, Tensor):
         tensor = images.detach().cpu()
     else:

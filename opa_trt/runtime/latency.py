@@ -41,6 +41,10 @@ class LatencyModel:
             [[profiles[name].at(max(1, n)) for n in sizes] for name in tree.nodes]
         )
         self._spread = np.array([_spread(profiles[name]) for name in tree.nodes])
+        self._ways = {
+            name: [[self._index[step] for step in route.nodes] for route in tree.routes(name)]
+            for name in tree.nodes
+        }
         self._log_slowdown = 0.0
         self._log_residual = np.zeros(len(self._index))
         self._scores: deque[float] = deque(maxlen=WINDOW)
@@ -76,6 +80,15 @@ class LatencyModel:
             self._median[np.ix_(rows, np.array(batches))] * scale[:, None]
         )
         return result
+
+    def cheapest(
+        self, nodes: Sequence[str], batches: Sequence[int], slowdown: float
+    ) -> npt.NDArray[np.float64]:
+        """``[len(nodes), len(batches)]`` promised ms of the cheapest way to logits through each."""
+        every = self.promise(list(self._index), batches, slowdown)
+        return np.stack(
+            [np.min([every[way].sum(axis=0) for way in self._ways[name]], axis=0) for name in nodes]
+        )
 
     def read(self, node: str, batch: int, measured_ms: float) -> float:
         """The slowdown that an entry's reading and the recent past say together."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from opa_trt.policies import Decision
+from opa_trt.policies import STOP, Decision
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Step:
     measured_accuracy: float
     slowdown: float
     decision: Decision | None = None
+
+    @property
+    def answered(self) -> int:
+        """How many of its rows stopped here, so that its logits are their answer."""
+        return self.images if self.decision is None else int((self.decision.choice == STOP).sum())
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -81,12 +86,12 @@ class Result:
     @property
     def predicted_accuracy(self) -> float:
         """Of the answering nodes on this group, 0 to 1; nan where the policy predicts none."""
-        return self._mean({step.node: step.predicted_accuracy for step in self.steps})
+        return self._mean([step.predicted_accuracy for step in self.steps])
 
     @property
     def measured_accuracy(self) -> float:
         """Of the answering nodes on the build's fitting images, 0 to 1."""
-        return self._mean({step.node: step.measured_accuracy for step in self.steps})
+        return self._mean([step.measured_accuracy for step in self.steps])
 
     def accuracy(self, labels: npt.ArrayLike) -> float:
         """Top-1 accuracy against ``[N]`` true labels, 0 to 1."""
@@ -111,8 +116,10 @@ class Result:
             f"deadline {self.deadline_ms:g} ms {state}>"
         )
 
-    def _mean(self, by_node: dict[str, float]) -> float:
-        return float(np.mean([by_node.get(str(name), math.nan) for name in self.nodes]))
+    def _mean(self, by_step: list[float]) -> float:
+        answered = [step.answered for step in self.steps]
+        total = sum(value * n for value, n in zip(by_step, answered, strict=True) if n)
+        return total / sum(answered) if any(answered) else math.nan
 
 
 def _explain(decision: Decision) -> list[str]:

@@ -17,7 +17,7 @@ from opa_trt.backends import Backend, Engine
 from opa_trt.bundle import PROFILE, Bundle, Manifest
 from opa_trt.clock import Clock, MonotonicClock
 from opa_trt.errors import ConfigError, SessionClosed
-from opa_trt.policies import Knowledge, make_policy
+from opa_trt.policies import Knowledge, make_policy, route_end
 from opa_trt.runtime.buffers import Buffer
 from opa_trt.runtime.engines import EngineLoader, choose_backend
 from opa_trt.runtime.group import Group, Machinery
@@ -153,11 +153,11 @@ class Session:
             DeadlineError: a deadline that is not above 0.
             SessionClosed: after ``close``.
         """
+        start = self._machinery.clock.now_ms()  # waiting for another thread's group counts
         with self._lock:
             if self._closed:
                 message = f"the session of {self._bundle.path} is closed."
                 raise SessionClosed(message, remedy="load the bundle again.")
-            start = self._machinery.clock.now_ms()
             deadline = check_deadline(deadline_ms, self._fastest)
             pixels = check_images(images, self._bundle.manifest.images, layout)
             return self._infer(pixels, start, deadline)
@@ -210,8 +210,14 @@ class Session:
         return self._machinery.latency.slowdown
 
     def route_ms(self, node: str, batch: int, quantile: float = 0.5) -> float:
-        """Profiled latency in ms of the route that ends at ``node``, at a batch size."""
-        path = next(route.nodes for route in self.tree.routes() if route.last == node)
+        """Profiled latency in ms of the route that ends at ``node``, at a batch size.
+
+        Raises:
+            UnknownNameError: no such node.
+            ConfigError: it has no logits.
+        """
+        end = route_end(self.tree, node)
+        path = next(route.nodes for route in self.tree.routes() if route.last == end)
         return sum(self._profiles[name].at(batch, quantile) for name in path)
 
     def __repr__(self) -> str:
@@ -252,8 +258,10 @@ class Session:
         )
 
     def _entry(self, count: int, deadline: float) -> Node:
-        """The most accurate entry whose cheapest route fits at the last known slowdown."""
-        entries = self.tree.entries
+        """The policy's entry, or the largest whose cheapest route fits at the last slowdown."""
+        entries, fixed = self.tree.entries, self._machinery.policy.entry
+        if fixed is not None:
+            return self.tree[fixed]
         if len(entries) == 1:
             return entries[0]
         batch = min(count, self.manifest.max_batch)

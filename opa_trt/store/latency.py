@@ -53,41 +53,65 @@ class LatencyProfile:
         if not len(profile.batches) == len(profile.ms) == len(profile.runs) > 0:
             message = "rows and batches differ in number"
             raise ValueError(message)
+        if any(len(row) != len(QUANTILES) for row in profile.ms):
+            message = f"a row without {len(QUANTILES)} quantiles"
+            raise ValueError(message)
         return profile
 
 
 def measure(
-    engine: Engine,
-    example: Mapping[str, Tensor],
+    engines: Mapping[str, tuple[Engine, Mapping[str, Tensor]]],
     batches: Sequence[int],
     clock: Clock,
     seconds: float,
-) -> LatencyProfile:
-    """Time ``engine`` at each batch size; the first run of each is warm-up and not counted.
+) -> dict[str, LatencyProfile]:
+    """Time engines at each batch size, in turns, so that a passing load hits them all alike.
 
     Args:
-        engine: what is timed.
-        example: inputs of at least one row; rows are repeated as needed.
-        batches: batch sizes within the engine's range.
+        engines: by name, each with inputs of at least one row; rows are repeated as needed.
+        batches: batch sizes; those above an engine's largest are cut to it.
         clock: what tells the time.
-        seconds: spent on each batch size, between ``LEAST_RUNS`` and ``MOST_RUNS`` runs.
+        seconds: spent on each engine and batch size, between ``LEAST_RUNS`` and ``MOST_RUNS``
+            runs; the first run of each is warm-up and not counted.
     """
-    rows, counts = [], []
-    sizes = sorted({min(batch, engine.target.max_batch) for batch in batches})
-    for batch in sizes:
-        inputs = {name: repeat_rows(tensor, batch) for name, tensor in example.items()}
-        out = engine.run(inputs)
-        times: list[float] = []
-        begun = clock.now_ms()
-        while len(times) < LEAST_RUNS or (
-            len(times) < MOST_RUNS and clock.now_ms() - begun < 1000 * seconds
-        ):
+    found: dict[str, list[tuple[int, tuple[float, ...], int]]] = {name: [] for name in engines}
+    largest = max(engine.target.max_batch for engine, _ in engines.values())
+    for batch in sorted({min(batch, largest) for batch in batches}):
+        for name, times in _in_turns(engines, batch, clock, seconds).items():
+            quantiles = tuple(float(q) for q in np.quantile(times, QUANTILES))
+            found[name].append((batch, quantiles, len(times)))
+    return {
+        name: LatencyProfile(
+            tuple(batch for batch, _, _ in rows),
+            tuple(quantiles for _, quantiles, _ in rows),
+            tuple(runs for _, _, runs in rows),
+        )
+        for name, rows in found.items()
+    }
+
+
+def _in_turns(
+    engines: Mapping[str, tuple[Engine, Mapping[str, Tensor]]],
+    batch: int,
+    clock: Clock,
+    seconds: float,
+) -> dict[str, list[float]]:
+    """ms of every run of each engine, one run a turn."""
+    inputs = {
+        name: {key: repeat_rows(tensor, batch) for key, tensor in example.items()}
+        for name, (_, example) in engines.items()
+    }
+    out = {name: engine.run(inputs[name]) for name, (engine, _) in engines.items()}
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    begun = clock.now_ms()
+    for turn in range(MOST_RUNS):
+        if turn >= LEAST_RUNS and clock.now_ms() - begun > 1000 * seconds * len(engines):
+            break
+        for name, (engine, _) in engines.items():
             start = clock.now_ms()
-            engine.run(inputs, out)
-            times.append(clock.now_ms() - start)
-        rows.append(tuple(float(q) for q in np.quantile(times, QUANTILES)))
-        counts.append(len(times))
-    return LatencyProfile(tuple(sizes), tuple(rows), tuple(counts))
+            engine.run(inputs[name], out[name])
+            times[name].append(clock.now_ms() - start)
+    return times
 
 
 def repeat_rows(tensor: Tensor, batch: int) -> Tensor:

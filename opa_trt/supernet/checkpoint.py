@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from opa_trt import atomic
-from opa_trt.errors import CheckpointError, ConfigError
+from opa_trt.errors import CheckpointError
 from opa_trt.supernet.space import Space, space_from_dict
 from opa_trt.supernet.supernet import Supernet
 
@@ -81,10 +81,17 @@ def load_supernet(path: Path | str, *, expected: Space | None = None) -> Superne
 
 
 def read_notes(path: Path | str) -> dict[str, Any]:
-    """What ``save_supernet`` was given as ``notes``."""
+    """What ``save_supernet`` was given as ``notes``.
+
+    Raises:
+        CheckpointError: as ``load_supernet`` says, or the notes cannot be read.
+    """
     metadata, _ = _read(Path(path))
-    notes = json.loads(metadata.get("notes", "{}"))
-    return dict(notes)
+    try:
+        return dict(json.loads(metadata.get("notes", "{}")))
+    except (TypeError, ValueError) as exc:
+        msg = f"{path} has notes that cannot be read: {exc}."
+        raise CheckpointError(msg) from exc
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
@@ -118,7 +125,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
 def _space(path: Path, metadata: Mapping[str, str]) -> Space:
     try:
         return space_from_dict(json.loads(metadata["space"]))
-    except (KeyError, ValueError, AttributeError, ConfigError) as exc:
+    except (KeyError, TypeError, ValueError) as exc:
         msg = f"{path} does not describe its space: {exc}."
         raise CheckpointError(msg) from exc
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from opa_trt.supernet.arch import Arch, Ratio
 
 Floats = npt.NDArray[np.float32]
 _SPACES: dict[str, type[Space]] = {}
+SMALLEST_SIDE, SIDE_STEP = 16, 4  # of resolutions, in pixels
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Space(ABC):
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
+        _check_types(self)
         for key in ("resolutions", "depth_choices", "kernel_choices", "expand_choices"):
             values = getattr(self, key)
             if not values or list(values) != sorted(set(values)) or values[0] <= 0:
@@ -76,6 +78,9 @@ class Space(ABC):
         if any(kernel % 2 == 0 for kernel in self.kernel_choices):
             msg = f"kernel_choices = {list(self.kernel_choices)}."
             raise ConfigError(msg, expected="odd kernel sizes.")
+        if not all(map(_is_side, self.resolutions)):
+            msg = f"resolutions = {list(self.resolutions)}."
+            raise ConfigError(msg, expected=f"multiples of {SIDE_STEP}, at least {SMALLEST_SIDE}.")
 
     # --- what a space defines -----------------------------------------------------------------
 
@@ -107,7 +112,7 @@ class Space(ABC):
         kernel_sizes: int | Sequence[int] | None = None,
         expand_ratios: Ratio | Sequence[Ratio] | None = None,
     ) -> Arch:
-        """An arch from one value for all, or from flat lists (one entry a slot, as OFA writes them).
+        """An arch from one value for all, or from flat lists (an entry a slot, as OFA has them).
 
         What is left out is the largest choice. Entries that the depth leaves out are dropped.
 
@@ -162,9 +167,12 @@ class Space(ABC):
         Raises:
             ArchError: names the value and the choices.
         """
-        if arch.resolution < 16 or arch.resolution % 4:
+        if not _is_side(arch.resolution):
             msg = f"resolution {arch.resolution}."
-            raise ArchError(msg, expected="a multiple of 4, at least 16.")
+            raise ArchError(msg, expected=f"a multiple of {SIDE_STEP}, at least {SMALLEST_SIDE}.")
+        if arch.widths:
+            msg = f"widths {arch.widths}."
+            raise ArchError(msg, expected=f"none: the width of {self.name} is fixed.")
         if len(arch.depths) != len(self.slots):
             msg = f"depths has {len(arch.depths)} entries."
             raise ArchError(msg, expected=f"{len(self.slots)} stages.")
@@ -235,12 +243,19 @@ class Space(ABC):
         """The arch that ``encode`` turned into ``code``.
 
         Raises:
-            ArchError: wrong length, or values that no arch has.
+            ArchError: wrong length, or values that no arch has (to half precision).
         """
         values = np.asarray(code, dtype=np.float64)
-        if values.shape != (self.encoding_size,):
+        if values.shape != (self.encoding_size,) or not np.isfinite(values).all():
             msg = f"a code of shape {values.shape}."
-            raise ArchError(msg, expected=f"({self.encoding_size},).")
+            raise ArchError(msg, expected=f"({self.encoding_size},), finite.")
+        arch = self._nearest_arch(values)
+        if not np.allclose(self.encode(arch), values, rtol=0.0, atol=2e-3):
+            msg = f"a code that no arch has; the nearest arch is {arch}."
+            raise ArchError(msg, expected="what encode gives.")
+        return arch
+
+    def _nearest_arch(self, values: npt.NDArray[np.float64]) -> Arch:
         count = sum(self.slots)
         depths = np.rint(values[2 * count : -1] * self.depth_choices[-1]).astype(int).tolist()
         return self.arch(
@@ -290,6 +305,24 @@ def space_from_dict(values: Mapping[str, Any]) -> Space:
     except TypeError as exc:
         msg = f"space {name} cannot be made: {exc}."
         raise ConfigError(msg) from exc
+
+
+def _check_types(space: Space) -> None:
+    """Numbers where numbers belong: what TOML and JSON hold is not checked before."""
+    hints = get_type_hints(type(space))
+    for field in fields(space):
+        value, wanted = getattr(space, field.name), hints[field.name]
+        values = (value,)
+        if get_origin(wanted) is tuple:
+            values, wanted = value, get_args(wanted)[0]
+        accepted: Any = {float: Ratio, bool: int}.get(wanted, wanted)
+        if not isinstance(values, tuple) or not all(isinstance(v, accepted) for v in values):
+            msg = f"{field.name} = {value!r}."
+            raise ConfigError(msg, expected=f"{field.type}.")
+
+
+def _is_side(resolution: int) -> bool:
+    return resolution >= SMALLEST_SIDE and resolution % SIDE_STEP == 0
 
 
 def _check(what: str, value: Ratio, choices: Sequence[Ratio]) -> None:

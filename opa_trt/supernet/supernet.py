@@ -50,9 +50,10 @@ class Supernet(nn.Module):
         """
         self.space.validate(arch)
         parts: OrderedDict[str, nn.Module] = OrderedDict()
-        for name, part in self.parts.items():
-            assert isinstance(part, ElasticPart)
-            parts[name] = part.extract(arch)
+        with torch.random.fork_rng(devices=[]):  # new layers draw weights, overwritten at once
+            for name, part in self.parts.items():
+                assert isinstance(part, ElasticPart)
+                parts[name] = part.extract(arch)
         module = nn.Sequential(parts).eval()
         for parameter in module.parameters():
             parameter.requires_grad_(False)

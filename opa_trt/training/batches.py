@@ -60,12 +60,17 @@ class Source:
     def inputs(
         self, images: Images, limit: int, batch_size: int, resolution: int, seed: int = 0
     ) -> Iterator[Tensor]:
-        """At most ``limit`` inputs in batches, drawn evenly: what calibration reads."""
+        """At most ``limit`` inputs in batches, drawn evenly: what calibration reads.
+
+        A last batch of one image is left out: it may have no variance to normalise by.
+        """
         order = np.random.default_rng([seed, 11]).permutation(len(images))
         repeats = -(-limit // len(images)) if self.degradations else 1
         chosen = np.tile(order, repeats)[:limit]
         for start in range(0, len(chosen), batch_size):
             rows = chosen[start : start + batch_size]
+            if start > 0 and len(rows) == 1 < batch_size:
+                return
             yield self.batch(images, rows, seed=seed + 1000 + start, resolution=resolution)[0]
 
 

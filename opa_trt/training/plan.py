@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,11 @@ class Steps:
     kernel: int = 5_000
     depth: tuple[int, ...] = (2_500, 5_000)
     width: tuple[int, ...] = (2_500, 5_000)
+
+    def __post_init__(self) -> None:
+        if min(self.full, self.kernel, *self.depth, *self.width) < 0:
+            msg = f"training.steps = {self}."
+            raise ConfigError(msg, expected="0 or more in every phase.")
 
     @property
     def total(self) -> int:
@@ -64,9 +70,19 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "learning_rate", "elastic_learning_rate", "checkpoint_every"):
-            if getattr(self, key) <= 0:
+            if not 0 < getattr(self, key) < math.inf:
                 msg = f"training.{key} = {getattr(self, key)}."
                 raise ConfigError(msg, expected="above 0.")
+        for key, most in (
+            ("momentum", 1.0),
+            ("label_smoothing", 1.0),
+            ("weight_decay", math.inf),
+            ("distill_weight", math.inf),
+            ("shift", math.inf),
+        ):
+            if not 0 <= getattr(self, key) < most:
+                msg = f"training.{key} = {getattr(self, key)}."
+                raise ConfigError(msg, expected=f"0 or more, below {most:g}.")
 
 
 @dataclass(frozen=True)

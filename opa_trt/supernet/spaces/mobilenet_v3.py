@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -61,6 +62,7 @@ class MobileNetV3Space(Space):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_sizes()
         stages = len(self.stage_widths)
         for key in ("stage_strides", "stage_act", "stage_squeeze_excite"):
             if len(getattr(self, key)) != stages:
@@ -77,6 +79,17 @@ class MobileNetV3Space(Space):
             msg = f"slots = {self.slots}."
             raise ConfigError(msg, expected=f"{slots}, or left out.")
         object.__setattr__(self, "slots", slots)
+
+    def _check_sizes(self) -> None:
+        for key in ("classes", "width", "stem_width", "stem_stride", "head_width", "feature_width"):
+            if not 0 < getattr(self, key) < math.inf:
+                msg = f"{key} = {getattr(self, key)}."
+                raise ConfigError(msg, expected="above 0.")
+        for key in ("stage_widths", "stage_strides"):
+            sizes = getattr(self, key)
+            if not sizes or min(sizes) <= 0:
+                msg = f"{key} = {list(sizes)}."
+                raise ConfigError(msg, expected="one or more, above 0.")
 
     @property
     def stem_channels(self) -> int:
@@ -105,7 +118,7 @@ class MobileNetV3Space(Space):
 
     @property
     def head_channels(self) -> tuple[int, int, int]:
-        """Channels of the last stage, the final expansion and the features before the classifier."""
+        """Channels of the last stage, the final expansion and the classifier's input."""
         return (
             make_divisible(self.stage_widths[-1] * self.width),
             make_divisible(self.head_width * self.width),

@@ -1,0 +1,117 @@
+"""``opa-trt show``: what is in a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from opa_trt_cli import options
+
+
+@click.command()
+@click.argument("bundle", type=options.PATH)
+@click.option("--verify", is_flag=True, help="Run every engine against its canary as well.")
+@options.as_json
+def command(bundle: Path, verify: bool, as_json: bool) -> None:
+    """Show what is in BUNDLE. Every file's size and sha256 are checked in any case.
+
+    \b
+    opa-trt show digits.opa --verify
+    """
+    from opa_trt.bundle import Bundle
+    from opa_trt_cli.console import say_json
+
+    opened = Bundle(bundle)
+    verified = _verify(opened) if verify else None
+    if as_json:
+        say_json(_facts(opened, verified))
+    else:
+        _print(opened, verified)
+
+
+def _verify(opened: Any) -> dict[str, Any]:
+    from opa_trt.clock import MonotonicClock
+    from opa_trt.runtime.engines import EngineLoader, choose_backend, verify
+    from opa_trt.store import EngineStore
+
+    vendor = choose_backend(opened, "auto")
+    loader = EngineLoader(opened, vendor, opened.manifest.threads, EngineStore(), MonotonicClock())
+    engines = loader.engines()
+    differences = {
+        node.name: verify(engines[node.segment], opened.tree, node, loader.canary, vendor.tolerance)
+        for node in opened.manifest.nodes
+    }
+    for engine in engines.values():
+        engine.close()
+    return {
+        "backend": vendor.name,
+        "files": len(opened.manifest.files),
+        "largest_difference": max(differences.values()),
+        "tolerance": vendor.tolerance,
+        "nodes": differences,
+    }
+
+
+def _facts(opened: Any, verified: dict[str, Any] | None) -> dict[str, Any]:
+    manifest = opened.manifest
+    return {
+        "bundle": str(opened.path),
+        "name": manifest.name,
+        "version": manifest.version,
+        "classes": list(manifest.classes),
+        "images": {"size": manifest.images.size, "dtype": manifest.images.dtype},
+        "backend": manifest.backend,
+        "engines": [
+            {"segment": e.segment, "backend": e.target.backend, "version": e.target.version}
+            for e in manifest.engines
+        ],
+        "nodes": [
+            {"name": n.name, "macs": n.macs, "accuracy": n.accuracy, "successors": n.successors}
+            for n in manifest.nodes
+        ],
+        "bytes": sum(entry.size for entry in manifest.files.values()),
+        "report": manifest.report,
+        "verified": verified,
+    }
+
+
+def _print(opened: Any, verified: dict[str, Any] | None) -> None:
+    from opa_trt_cli.console import say, say_table
+
+    manifest = opened.manifest
+    size = sum(entry.size for entry in manifest.files.values())
+    engines = sorted({f"{e.target.backend} {e.target.version}" for e in manifest.engines})
+    say(f"{opened.path}: {manifest.name}, built by opa-trt {manifest.version}")
+    say(f"{len(manifest.files) + 1} files, {size / 1e6:.1f} MB, all with the right sha256")
+    images = manifest.images
+    say(f"images {images.size}×{images.size} {images.dtype}, {len(manifest.classes)} classes")
+    say(f"engines for {', '.join(engines)}, batches 1 to {manifest.max_batch}\n")
+    largest = manifest.buckets[-1]
+    latency = manifest.report.get("measure", {}).get("latency", {})
+    say_table(
+        (
+            ("route", "left"),
+            ("M MACs", "right"),
+            ("accuracy", "right"),
+            (f"p50 ms, batch {largest}", "right"),
+        ),
+        (_route(opened, route, latency) for route in opened.tree.routes()),
+    )
+    say()
+    for stage, found in manifest.report.items():
+        say(f" {stage:<10} {found.get('line', '')}")
+    if verified is not None:
+        say(
+            f"\nverified on {verified['backend']}: {len(verified['nodes'])} engines agree with "
+            f"their canaries, largest difference {verified['largest_difference']:.0e}"
+        )
+
+
+def _route(opened: Any, route: Any, latency: dict[str, Any]) -> tuple[str, str, str, str]:
+    nodes = [opened.tree[name] for name in route.nodes]
+    known = all(node.name in latency for node in nodes)
+    ms = f"{sum(latency[node.name]['ms'][-1][0] for node in nodes):.2f}" if known else ""
+    macs = sum(node.macs for node in nodes) / 1e6
+    return str(route), f"{macs:.2f}", f"{nodes[-1].accuracy:.1%}", ms

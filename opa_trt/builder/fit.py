@@ -1,0 +1,176 @@
+"""What is learned about accuracy: the estimator, the predictor, and how well they do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from opa_trt.errors import BackendUnavailable
+from opa_trt.policies import Estimator, Predictor
+from opa_trt.policies.evidence import confidences, scaled_sorted
+
+Floats = npt.NDArray[np.float32]
+Rights = npt.NDArray[np.bool_]
+LAYERS = (124, 124, 124)
+COUNTS = (1, 3, 10, 30)  # naive Bayes reads counts: how many one image's top confidence stands for
+FOLDS = 5
+NEVER = -1e9  # log prior of a judgement that the fitting images never called for
+
+
+@dataclass(frozen=True)
+class Records:
+    """What every node answered on a pool of images.
+
+    Args:
+        logits: the pioneer's, ``[N, C] float32``.
+        right: by node name, ``[N] bool``.
+        condition: ``[N] int64``, which kind of content an image is (degradation, or class).
+    """
+
+    logits: Floats
+    right: Mapping[str, Rights]
+    condition: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of rows of a pool: the estimated pioneer accuracy and each tail's accuracy."""
+
+    estimated: Floats
+    accuracy: Floats
+
+
+def fit_estimator(records: Records, pioneer: str) -> Estimator:
+    """Multinomial naive Bayes on the pioneer's scaled, sorted confidences (OPA, IV-B).
+
+    Naive Bayes weighs its evidence by the counts it reads; how many counts a confidence of 1
+    stands for is chosen by cross-validation (the paper leaves it at 1, where the prior wins).
+
+    Raises:
+        BackendUnavailable: scikit-learn is missing.
+    """
+    try:
+        from sklearn.model_selection import cross_val_score
+        from sklearn.naive_bayes import MultinomialNB
+    except ImportError as exc:
+        raise _sklearn_missing() from exc
+    features, right = scaled_sorted(confidences(records.logits)), records.right[pioneer]
+    counts = 1
+    if min(right.sum(), (~right).sum()) >= FOLDS:
+        scores = [
+            cross_val_score(MultinomialNB(), features * n, right, cv=FOLDS).mean() for n in COUNTS
+        ]
+        counts = COUNTS[int(np.argmax(scores))]
+    model = MultinomialNB().fit(features * counts, right)
+    weight = np.zeros((2, records.logits.shape[1]), dtype=np.float32)
+    prior = np.full(2, NEVER, dtype=np.float32)
+    for row, label in enumerate(model.classes_):  # one class only, if it is always right
+        weight[int(label)] = model.feature_log_prob_[row] * counts
+        prior[int(label)] = model.class_log_prior_[row]
+    return Estimator(prior, weight)
+
+
+def draw_groups(
+    records: Records,
+    tails: list[str],
+    estimator: Estimator,
+    *,
+    groups: int,
+    size: int,
+    seed: int,
+) -> Groups:
+    """Groups of ``size`` rows with content in common: each mixes one to three conditions.
+
+    Returns:
+        ``estimated [G] float32`` and ``accuracy [G, T] float32``.
+    """
+    draw = np.random.default_rng([seed, 31])
+    judged = estimator.right(records.logits)
+    right = np.stack([records.right[name] for name in tails])
+    kinds = np.unique(records.condition)
+    members = {kind: np.flatnonzero(records.condition == kind) for kind in kinds}
+    estimated, accuracy = [], []
+    for _ in range(groups):
+        mix = draw.choice(kinds, size=min(len(kinds), int(draw.integers(1, 4))), replace=False)
+        pool = np.concatenate([members[kind] for kind in mix])
+        rows = draw.choice(pool, size=size, replace=len(pool) < size)
+        estimated.append(judged[rows].mean())
+        accuracy.append(right[:, rows].mean(axis=1))
+    return Groups(np.array(estimated, np.float32), np.array(accuracy, np.float32))
+
+
+def fit_predictor(groups: Groups, codes: Floats, *, seed: int) -> Predictor:
+    """Three layers of 124: (estimated pioneer accuracy, arch) to accuracy (OPA, IV-C).
+
+    Args:
+        groups: what to learn from.
+        codes: ``[T, E] float32`` archs of the tails.
+        seed: of weights and batches.
+
+    Raises:
+        BackendUnavailable: scikit-learn is missing.
+    """
+    try:
+        from sklearn.neural_network import MLPRegressor
+    except ImportError as exc:
+        raise _sklearn_missing() from exc
+    model = MLPRegressor(
+        hidden_layer_sizes=LAYERS,
+        learning_rate_init=1e-3,
+        batch_size=256,
+        max_iter=60,
+        tol=1e-5,
+        random_state=seed,
+    )
+    inputs, targets = _rows(groups, codes)
+    model.fit(inputs, targets)
+    return Predictor(
+        tuple(weight.astype(np.float32) for weight in model.coefs_),
+        tuple(bias.astype(np.float32) for bias in model.intercepts_),
+    )
+
+
+def report(
+    estimator: Estimator,
+    predictor: Predictor,
+    held_out: Records,
+    groups: Groups,
+    codes: Floats,
+    pioneer: str,
+) -> dict[str, Any]:
+    """Held-out figures: share of right judgements; RMSE and R² of the tails' group accuracies.
+
+    ``judgement_base`` is what always saying the commoner of right and wrong would score.
+    ``groups`` must be drawn from ``held_out``.
+    """
+    right = held_out.right[pioneer]
+    judged = estimator.right(held_out.logits)
+    predicted = np.stack([predictor.accuracies(float(e), codes) for e in groups.estimated])
+    error = predicted - groups.accuracy
+    spread = groups.accuracy - groups.accuracy.mean()
+    return {
+        "judgement": float((judged == right).mean()),
+        "judgement_base": float(max(right.mean(), 1 - right.mean())),
+        "rmse": float(np.sqrt((error**2).mean())),
+        "r2": float(1 - (error**2).sum() / max(1e-12, float((spread**2).sum()))),
+        "groups": len(groups.estimated),
+        "images": len(right),
+    }
+
+
+def _rows(groups: Groups, codes: Floats) -> tuple[Floats, Floats]:
+    """Every (group, tail) pair as a row ``[G × T, 1 + E]``, and its accuracy."""
+    estimated = np.repeat(groups.estimated, len(codes))[:, None]
+    inputs = np.concatenate([estimated, np.tile(codes, (len(groups.estimated), 1))], axis=1)
+    return inputs.astype(np.float32), groups.accuracy.reshape(-1)
+
+
+def _sklearn_missing() -> BackendUnavailable:
+    return BackendUnavailable(
+        "fitting needs scikit-learn, which is not installed.",
+        remedy="pip install 'opa-trt[build]'",
+    )

@@ -1,0 +1,84 @@
+"""The deployed network as modules: a calibrated pioneer with its exit head, and tails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from opa_trt.supernet import Arch, Supernet
+from opa_trt.supernet.calibration import calibrate
+from opa_trt.supernet.preprocess import Preprocess
+
+
+class Pioneer(nn.Module):
+    """``images`` to (``features``, ``logits``): preprocessing, first stages, exit head."""
+
+    def __init__(self, preprocess: Preprocess, trunk: nn.Sequential, head: nn.Sequential) -> None:
+        super().__init__()
+        self.preprocess, self.trunk, self.head = preprocess, trunk, head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.trunk(self.preprocess(images))
+        return features, self.head(features)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a network is cut: after the stem and ``stages`` stages."""
+
+    supernet: Supernet
+    stages: int
+
+    def trunk(self, arch: Arch) -> nn.Sequential:
+        """Stem and first stages of ``arch``, not yet calibrated."""
+        return nn.Sequential(*list(self.supernet.extract(arch))[: self.stages + 1])
+
+    def tail(self, arch: Arch) -> nn.Sequential:
+        """The rest of ``arch``, not yet calibrated."""
+        return nn.Sequential(*list(self.supernet.extract(arch))[self.stages + 1 :])
+
+    def trunk_macs(self, arch: Arch) -> int:
+        """MACs of the trunk for one image."""
+        costs = list(self.supernet.space.costs(arch).values())
+        return sum(cost.macs for cost in costs[: self.stages + 1])
+
+    def tail_macs(self, arch: Arch) -> int:
+        """MACs of the tail for one image."""
+        return self.supernet.space.macs(arch) - self.trunk_macs(arch)
+
+    def calibrated_tail(self, arch: Arch, features: list[Tensor]) -> nn.Sequential:
+        """The tail of ``arch``, its batch norm calibrated on the frozen pioneer's features."""
+        tail = self.tail(arch)
+        calibrate(tail, features)
+        return tail
+
+
+@torch.no_grad()
+def run_batches(module: nn.Module, batches: Iterator[Tensor] | list[Tensor]) -> list[Tensor]:
+    """The module's output for every batch."""
+    return [module(batch) for batch in batches]
+
+
+@torch.no_grad()
+def logits_macs(head: nn.Sequential, features: Tensor) -> int:
+    """MACs of an exit head for one image, counted as it runs."""
+    total = 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Conv2d):
+            kernel = layer.kernel_size[0] * layer.kernel_size[1]
+            total += kernel * layer.in_channels // layer.groups * output[0].numel()
+        elif isinstance(layer, nn.Linear):
+            total += layer.in_features * layer.out_features
+
+    hooks = [layer.register_forward_hook(count) for layer in head.modules()]
+    try:
+        head(features[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total

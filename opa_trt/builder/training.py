@@ -1,0 +1,72 @@
+"""A recipe's super-network, trained and written with all that says how."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opa_trt import __version__
+from opa_trt.builder.recipe import Recipe
+from opa_trt.builder.sources import load_splits, source_of
+from opa_trt.progress import Progress
+from opa_trt.supernet import save_supernet
+from opa_trt.training.shrinking import train
+
+
+def train_recipe(
+    recipe: Recipe,
+    out: Path,
+    data: Path | None = None,
+    *,
+    skip_bad_images: bool = False,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Train what ``recipe`` describes and write its weights to ``out`` in half precision.
+
+    The state of the run is kept in ``OUT.training`` and deleted when ``out`` is written.
+
+    Args:
+        recipe: space, images, phases, seed.
+        out: a ``.safetensors`` file; one already there is replaced at the very end.
+        data: the image folder, where the recipe reads one.
+        skip_bad_images: leave out images that cannot be decoded.
+        progress: hears of phases and steps.
+
+    Returns:
+        The log: for each phase the accuracies of smallest, largest and two random sub-networks.
+
+    Raises:
+        OpaError: DataError, RecipeError, CheckpointError (a state of another run) …
+    """
+    progress = progress or Progress()
+    progress.start("data")
+    splits = load_splits(recipe, data, skip_bad_images=skip_bad_images, progress=progress)
+    space = recipe.make_space(len(splits.train.classes))
+    counts = f"{len(splits.train):,} to train on, {len(splits.fit):,} to check on"
+    progress.finish("data", f"{counts}, {space.classes} classes")
+    folder = out.with_name(f"{out.name}.training")
+    state = train(
+        space,
+        source_of(recipe),
+        splits.train,
+        splits.fit,
+        recipe.training,
+        folder,
+        seed=recipe.seed,
+        progress=progress,
+    )
+    notes = {
+        "recipe": recipe.to_dict(),
+        "images": splits.train.digest(),
+        "classes": list(splits.train.classes),
+        "log": state.log,
+        "opa_trt": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    save_supernet(state.supernet, out, half=True, notes=notes)
+    shutil.rmtree(folder, ignore_errors=True)
+    return state.log
