@@ -14,7 +14,7 @@ EXTRAS := dev,demo,build,openvino,onnxruntime,plots
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## train, build and run a small network; options through ARGS="..."
+demo: $(STAMP) ## build from the shipped digits and stream images through it; options through ARGS="..."
 	@$(BIN)/opa-trt demo $(ARGS)
 
 test: $(STAMP) ## run the tests with coverage, without the slow and the GPU ones

@@ -69,6 +69,21 @@ def _same_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+class TickingClock(VirtualClock):
+    """A clock that 10 ms pass on whenever it is read, so that profiling real engines ends soon."""
+
+    def now_ms(self) -> float:
+        """The present, in ms."""
+        self.advance(10.0)
+        return super().now_ms()
+
+
+@pytest.fixture
+def ticking() -> TickingClock:
+    """For sessions whose engines are real, and whose latencies do not matter."""
+    return TickingClock()
+
+
 # --- real little networks -----------------------------------------------------------------------
 
 

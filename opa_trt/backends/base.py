@@ -154,19 +154,27 @@ class Backend(ABC):
     def availability(self) -> Availability:
         """Whether it works here; never raises."""
 
+    def require(self) -> Availability:
+        """Its availability, where it works.
+
+        Raises:
+            BackendUnavailable: it does not; says why, and what installs it.
+        """
+        found = self.availability()
+        if not found:
+            msg = f"backend {self.name} does not work here: {found.reason}"
+            raise BackendUnavailable(msg, remedy=found.install)
+        return found
+
     def target(self, *, max_batch: int, threads: int, precision: str = "fp32") -> Target:
         """The target on this machine.
 
         Raises:
             BackendUnavailable: the vendor's package is missing; says what installs it.
         """
-        found = self.availability()
-        if not found:
-            msg = f"backend {self.name} does not work here: {found.reason}"
-            raise BackendUnavailable(msg, remedy=found.install)
         return Target(
             backend=self.name,
-            version=found.version,
+            version=self.require().version,
             precision=precision,
             max_batch=max_batch,
             threads=threads,

@@ -61,7 +61,7 @@ def compile_all(
         UnknownNameError, BackendUnavailable: a backend that is named does not exist or work.
         ParityError: an engine's outputs differ from the canary.
     """
-    vendors = _vendors(wanted.backends)
+    vendors = vendors_for(wanted.backends)
     timings = {
         vendor.name: _contest(vendor, segments, canary, wanted.max_batch, threads, clock, contest)
         for vendor in vendors
@@ -79,9 +79,18 @@ def compile_all(
     return made
 
 
-def _vendors(names: tuple[str, ...]) -> list[Backend]:
+def vendors_for(names: tuple[str, ...]) -> list[Backend]:
+    """The backends that ``names`` means; ``auto`` is every one that works here but ``null``.
+
+    Raises:
+        UnknownNameError: there is none of a name.
+        BackendUnavailable: one that is named does not work here, or none does.
+    """
     if "auto" not in names:
-        return [backend(name) for name in names]
+        named = [backend(name) for name in names]
+        for vendor in named:
+            vendor.require()
+        return named
     found = [backend(name) for name in backend_names() if name != "null"]
     working = [vendor for vendor in found if vendor.availability()]
     if not working:
@@ -143,13 +152,14 @@ def _feature_keys(canary: Canary, batch: int) -> list[str]:
 
 
 def _difference(engine: Engine, segment: Segment, canary: Canary, tolerance: float | None) -> float:
-    worst = 0.0
+    errors = [0.0]
     for key in [key for key in canary if key.startswith(f"{segment.name}/")]:
         _, batch, output = key.split("/")
         outputs = engine.run(canary_input(segment, canary, int(batch)))
         wanted = torch.from_numpy(np.ascontiguousarray(canary[key]))
         scale = max(1.0, float(wanted.abs().max()))
-        worst = max(worst, float((outputs[output] - wanted).abs().max()) / scale)
+        errors.append(float((outputs[output] - wanted).abs().max()) / scale)
+    worst = float(np.max(errors))  # nan stays nan
     if tolerance is not None and not worst <= tolerance:
         message = f"{segment.name} on {engine.target.backend} differs by {worst:.1e} from eager."
         raise ParityError(message, expected=f"at most {tolerance:.0e}.")

@@ -18,6 +18,7 @@ Rights = npt.NDArray[np.bool_]
 LAYERS = (124, 124, 124)
 COUNTS = (1, 3, 10, 30)  # naive Bayes reads counts: how many one image's top confidence stands for
 FOLDS = 5
+DECAY = 1e-2
 NEVER = -1e9  # log prior of a judgement that the fitting images never called for
 
 
@@ -120,6 +121,7 @@ def fit_predictor(groups: Groups, codes: Floats, *, seed: int) -> Predictor:
         raise _sklearn_missing() from exc
     model = MLPRegressor(
         hidden_layer_sizes=LAYERS,
+        alpha=DECAY,
         learning_rate_init=1e-3,
         batch_size=256,
         max_iter=60,

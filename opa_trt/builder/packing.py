@@ -1,91 +1,97 @@
-"""The last steps before a bundle is written: canary outputs and the manifest."""
+"""The last step: nodes, manifest and files, packed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
-import numpy as np
-import torch
-from torch import nn
+from opa_trt import __version__
+from opa_trt.builder.parts import PIONEER, Parts
+from opa_trt.bundle import (
+    CANARY,
+    PROFILE,
+    EngineEntry,
+    ImageSpec,
+    Manifest,
+    SegmentEntry,
+    pack,
+    pack_arrays,
+)
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Target
 
-from opa_trt.builder.recipe import Recipe
-from opa_trt.bundle import EngineEntry, ImageSpec, Manifest, SegmentEntry
-from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Segment, Target, TensorSpec
 
+def pack_bundle(parts: Parts, out: Path) -> Manifest:
+    """Write the bundle of a build whose stages are all done.
 
-@torch.no_grad()
-def canary_arrays(
-    modules: Mapping[str, nn.Module],
-    entry: str,
-    images: TensorSpec,
-    batches: tuple[int, ...],
-    seed: int,
-) -> dict[str, np.ndarray[Any, Any]]:
-    """Seeded noise and every node's reference outputs, at each batch size.
-
-    Keys are ``images/BATCH`` and ``NODE/BATCH/OUTPUT``; successors read the entry's features.
+    Raises:
+        BundleError: something that is no bundle stands at ``out``.
     """
-    draw = np.random.default_rng([seed, 51])
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
-    for batch in dict.fromkeys(batches):
-        noise = draw.integers(0, 256, (batch, *images.shape), dtype=np.uint8)
-        pixels = noise if images.dtype == "uint8" else (noise / 255).astype(np.float32)
-        features, logits = modules[entry](torch.from_numpy(pixels))
-        arrays[f"{IMAGES}/{batch}"] = pixels
-        arrays[f"{entry}/{batch}/{FEATURES}"] = features.numpy()
-        arrays[f"{entry}/{batch}/{LOGITS}"] = logits.numpy()
-        for name, module in modules.items():
-            if name != entry:
-                arrays[f"{name}/{batch}/{LOGITS}"] = module(features).numpy()
-    return arrays
+    compiled = parts.found["compile"]
+    files = {
+        **{f"segments/{n}.pt": s.forms["torchscript"] for n, s in parts.segments.items()},
+        **{f"engines/{name}": data for name, data in compiled.blobs.items()},
+        PROFILE: pack_arrays(parts.found["fit"].arrays),
+        CANARY: pack_arrays(parts.canary),
+    }
+    return pack(out, _manifest(parts), files)
 
 
-def make_manifest(
-    recipe: Recipe,
-    classes: tuple[str, ...],
-    nodes: tuple[Node, ...],
-    segments: Mapping[str, Segment],
-    compiled: Mapping[str, Any],
-    threads: int,
-    report: Mapping[str, Any],
-) -> Manifest:
+def _manifest(parts: Parts) -> Manifest:
     """The manifest, its list of files still empty."""
-    data = recipe.data
+    recipe, data = parts.recipe, parts.recipe.data
+    compiled = parts.found["compile"].facts
+    largest = recipe.compile.max_batch
     return Manifest(
         name=recipe.name,
-        version="",
+        version=__version__,
         recipe=recipe.to_dict(),
         recipe_sha256=recipe.digest(),
-        classes=classes,
+        classes=parts.classes,
         images=ImageSpec(
             data.size, "float32" if data.float_images else "uint8", data.mean, data.std
         ),
-        nodes=nodes,
+        nodes=tuple(_nodes(parts)),
         segments={
             name: SegmentEntry(
-                segment.inputs,
-                segment.outputs,
-                segment.content,
-                {"torchscript": f"segments/{name}.pt"},
+                s.inputs, s.outputs, s.content, {"torchscript": f"segments/{name}.pt"}
             )
-            for name, segment in segments.items()
+            for name, s in parts.segments.items()
         },
         engines=tuple(
-            EngineEntry(
-                entry["segment"],
-                Target(**entry["target"]),
-                entry["key"],
-                entry["file"],
-            )
+            EngineEntry(entry["segment"], Target(**entry["target"]), entry["key"], entry["file"])
             for entry in compiled["engines"]
         ),
         backend=compiled["backend"],
-        max_batch=recipe.compile.max_batch,
-        threads=threads,
-        buckets=tuple(
-            sorted({min(bucket, recipe.compile.max_batch) for bucket in recipe.measure.buckets})
-        ),
+        max_batch=largest,
+        threads=parts.threads,
+        buckets=tuple(sorted({min(bucket, largest) for bucket in recipe.measure.buckets})),
         files={},
-        report=report,
+        report={stage: {"line": f.line, **f.facts} for stage, f in parts.found.items()},
     )
+
+
+def _nodes(parts: Parts) -> Iterator[Node]:
+    """The pioneer, and the tails as its successors."""
+    space, accuracy = parts.supernet.space, parts.found["measure"].facts["accuracy"]
+    yield Node(
+        PIONEER,
+        PIONEER,
+        IMAGES,
+        (FEATURES, LOGITS),
+        successors=tuple(parts.tail_names),
+        resolution=parts.side,
+        code=tuple(map(float, space.encode(parts.pioneer_arch))),
+        macs=int(parts.found["pioneer"].facts["macs"]),
+        accuracy=accuracy[PIONEER],
+    )
+    for name, arch in zip(parts.tail_names, parts.archs, strict=True):
+        yield Node(
+            name,
+            name,
+            FEATURES,
+            (LOGITS,),
+            resolution=parts.side,
+            code=tuple(map(float, space.encode(arch))),
+            macs=parts.cut.tail_macs(arch),
+            accuracy=accuracy[name],
+        )

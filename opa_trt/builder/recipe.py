@@ -66,7 +66,7 @@ class PioneerRecipe:
     resolution: int = 0
     depth: int = 2
     kernel_size: int = 3
-    expand_ratio: float = 4
+    expand_ratio: float = 4.0
     head_width: int = 128
     images: int = 4000
     epochs: int = 15
@@ -241,6 +241,9 @@ def _check(recipe: Recipe, origin: str) -> None:
         if value not in allowed:
             msg = f"{origin}: {key} = {value!r}."
             raise RecipeError(msg, expected=f"one of {list(allowed)}.")
+    if not recipe.compile.backends:
+        msg = f"{origin}: compile.backends is empty."
+        raise RecipeError(msg, expected="'auto', or names of backends.")
     for key in ("data.mean", "data.std"):
         values = attrgetter(key)(recipe)
         if len(values) != 3:

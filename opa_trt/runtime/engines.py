@@ -40,7 +40,9 @@ def choose_backend(bundle: Bundle, name: str) -> Backend:
         BackendUnavailable: it does not work here; says what installs it.
     """
     if name != "auto":
-        return _available(backend(name))
+        named = backend(name)
+        named.require()
+        return named
     order = [bundle.manifest.backend, *backend_names()]
     known = set(backend_names())  # the build machine may have had a backend that we lack
     for candidate in order:
@@ -51,14 +53,6 @@ def choose_backend(bundle: Bundle, name: str) -> Backend:
             return found
     message = f"none of {', '.join(dict.fromkeys(order))} works here."
     raise BackendUnavailable(message, remedy="see `opa-trt doctor`.")
-
-
-def _available(found: Backend) -> Backend:
-    state = found.availability()
-    if not state:
-        message = f"backend {found.name} does not work here: {state.reason}"
-        raise BackendUnavailable(message, remedy=state.install)
-    return found
 
 
 def canary_inputs(tree: Tree, node: Node, canary: Arrays, batch: int) -> dict[str, Tensor]:

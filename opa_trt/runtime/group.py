@@ -16,7 +16,7 @@ from opa_trt.backends import Engine
 from opa_trt.clock import Clock
 from opa_trt.errors import ConfigError
 from opa_trt.policies import STOP, Budget, Decision, Policy, View
-from opa_trt.runtime.buffers import Buffer
+from opa_trt.runtime.buffers import Buffer, Lease
 from opa_trt.runtime.latency import LatencyModel
 from opa_trt.runtime.result import Step
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
@@ -55,6 +55,7 @@ class Group:
         self.logits = np.zeros((count, self.classes), dtype=np.float32)
         self.nodes = np.full(count, "", dtype=object)
         self.engine_ms = 0.0
+        self.leases: dict[str, Lease] = {}
 
     def elapsed_ms(self) -> float:
         """Since the group entered."""
@@ -96,7 +97,8 @@ class Group:
         rows = len(next(iter(inputs.values())))
         out = {}
         if node.name in machinery.buffers:
-            out[FEATURES] = machinery.buffers[node.name].lease(rows).tensor()
+            self.leases[node.name] = machinery.buffers[node.name].lease(rows)
+            out[FEATURES] = self.leases[node.name].tensor()
         begun = machinery.clock.now_ms()
         outputs = machinery.engines[node.segment].run(inputs, out)
         measured = machinery.clock.now_ms() - begun
@@ -133,7 +135,7 @@ class Group:
             )
         )  # fmt: skip
         if decision is not None:
-            self._follow(node, rows, outputs, decision, until_ms, slowdown)
+            self._follow(node, rows, decision, until_ms, slowdown)
             if (decision.choice != STOP).any():
                 self.machinery.latency.observe_overhead(self.own_ms() - begun)
 
@@ -160,7 +162,6 @@ class Group:
         self,
         node: Node,
         rows: Rows,
-        outputs: Mapping[str, Tensor],
         decision: Decision,
         until_ms: float,
         slowdown: float,
@@ -170,7 +171,8 @@ class Group:
         for index in np.unique(decision.choice[decision.choice != STOP]):
             child = machinery.tree[node.successors[index]]
             chosen = np.flatnonzero(decision.choice == index)
-            source = outputs[FEATURES] if child.source == FEATURES else self.pixels[rows]
+            features = child.source == FEATURES
+            source = self.leases[node.name].tensor() if features else self.pixels[rows]
             inputs = source if len(chosen) == len(rows) else source[torch.from_numpy(chosen)]
             expected = machinery.latency.expected(child.name, len(chosen), slowdown)
             made, measured = self._execute(child, {child.source: inputs.contiguous()})

@@ -215,6 +215,8 @@ class ElasticBlock(nn.Module):
 
         Only the ``level`` + 1 largest widths take part as one range each, so the widths that
         earlier phases trained keep their channels. The full block computes what it did before.
+        Attention's hidden channels are sorted over their whole range, as OFA's code does, so
+        with squeeze-and-excitation the smaller widths change a little even then.
         """
         importance = self.project.weight.abs().sum((0, 2, 3))
         widths = [self.spec.middle(ratio) for ratio in self.ratios[: level + 1]]

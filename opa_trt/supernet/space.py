@@ -291,7 +291,7 @@ def space_from_dict(values: Mapping[str, Any]) -> Space:
 
     given = dict(values)
     name = given.pop("name", None)
-    if name not in _SPACES:
+    if not isinstance(name, str) or name not in _SPACES:
         msg = "space"
         raise UnknownNameError(msg, str(name), _SPACES)
     space = _SPACES[name]
@@ -300,11 +300,7 @@ def space_from_dict(values: Mapping[str, Any]) -> Space:
         if key not in known:
             msg = f"parameter of space {name}"
             raise UnknownNameError(msg, key, known)
-    try:
-        return space(**given)
-    except TypeError as exc:
-        msg = f"space {name} cannot be made: {exc}."
-        raise ConfigError(msg) from exc
+    return space(**given)
 
 
 def _check_types(space: Space) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, EntryPoints
+import sys
+from importlib.metadata import EntryPoint, EntryPoints, PackageNotFoundError
 
 import pytest
 
@@ -88,3 +89,32 @@ def test_an_entry_point_to_something_else_is_refused(entry_point) -> None:
 def test_availability_is_true_unless_there_is_a_reason() -> None:
     assert Availability(version="1")
     assert not Availability(reason="gone.", install="pip install it")
+
+
+# --- vendors that do not work here --------------------------------------------------------------
+
+
+def test_a_missing_package_is_told_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("opa_trt.backends.openvino.version", missing)
+    found = backend("openvino").availability()
+    assert not found
+    assert found.reason == "openvino is not installed."
+    assert "pip install" in found.install
+
+
+def test_a_package_that_fails_to_import_is_told_with_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opa_trt.backends.openvino.version", lambda name: "1")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    found = backend("openvino").availability()
+    assert "openvino fails" in found.reason
+
+
+def test_a_backend_that_does_not_work_has_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = Availability(reason="it is gone.", install="pip install it")
+    monkeypatch.setattr(NullBackend, "availability", lambda self: gone)
+    with pytest.raises(BackendUnavailable, match="null does not work here: it is gone") as caught:
+        NullBackend().target(max_batch=1, threads=1)
+    assert caught.value.remedy == "pip install it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -341,6 +342,34 @@ def test_a_damaged_form_cannot_be_used(vendor: Vendor, toy: Any) -> None:
 
     with pytest.raises(OpaError):
         compile_and_load()
+
+
+def test_a_form_with_other_outputs_than_the_segment_cannot_be_used(
+    vendor: Vendor, toy: Any
+) -> None:
+    if not vendor.backend.forms:
+        pytest.skip(f"{vendor.backend.name} needs no form")
+    whole = toy.segment("tiny")
+    more = replace(whole, outputs=(*whole.outputs, replace(whole.outputs[0], name="more")))
+
+    def compile_load_and_run() -> None:
+        data = vendor.backend.compile(more, vendor.target)
+        vendor.backend.load(data, more, vendor.target).run(features(2))
+
+    with pytest.raises(OpaError):
+        compile_load_and_run()
+
+
+def test_an_error_of_ours_inside_a_run_stays_what_it_is(
+    vendor: Vendor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ParityError("ours")
+
+    engine = vendor.engine("pioneer")
+    monkeypatch.setattr(engine, "_run", fail)
+    with pytest.raises(ParityError, match="ours"):
+        engine.run(images(1))
 
 
 def test_a_failure_of_the_vendor_is_an_engine_error(

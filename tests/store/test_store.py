@@ -268,6 +268,10 @@ def test_a_system_without_cpuinfo_has_no_flags(monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(processor.__wrapped__(), str)
 
 
+def test_a_fact_that_the_system_does_not_tell_is_empty() -> None:
+    assert machine_module._cpuinfo("no such fact") == ""
+
+
 def test_another_processor_has_another_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     here = fingerprint()
     monkeypatch.setattr(machine_module, "processor", lambda: "another")

@@ -147,9 +147,10 @@ def test_a_later_level_sorts_within_the_widths_already_trained(
         torch.testing.assert_close(after[low:high], before[low:high].sort(descending=True).values)
 
 
-def test_hidden_channels_of_the_attention_are_sorted_too() -> None:
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_hidden_channels_of_the_attention_are_all_sorted(level: int) -> None:
     block = ElasticBlock(spec(se=True), (3,), (1, 2, 4))
-    block.sort_channels(0)
+    block.sort_channels(level)
     assert block.squeeze_excite is not None
     assert descends(block.squeeze_excite.expand.weight.detach().abs().sum((0, 2, 3)))
 

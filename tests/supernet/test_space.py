@@ -366,9 +366,10 @@ def test_an_unknown_space_names_the_nearest() -> None:
         space_from_dict({"name": "mobilenet_v2"})
 
 
-def test_a_space_without_a_name_is_unknown() -> None:
+@pytest.mark.parametrize("values", [{"classes": 10}, {"name": 3}, {"name": ["mobilenet_v3"]}])
+def test_a_space_without_a_name_is_unknown(values: dict[str, Any]) -> None:
     with pytest.raises(UnknownNameError, match="unknown space"):
-        space_from_dict({"classes": 10})
+        space_from_dict(values)
 
 
 def test_an_unknown_parameter_names_the_nearest() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from opa_trt.progress import Progress
 from opa_trt.supernet import MobileNetV3Space
+from opa_trt.training import evaluation
 from opa_trt.training.batches import Source
 from opa_trt.training.data import Images
 from opa_trt.training.plan import Steps, TrainingPlan
@@ -47,15 +47,6 @@ PLAN = TrainingPlan(
 )
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Sums in one order whatever the machine: a state names its thread count."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def stripes() -> MakeImages:
     """``count`` images of stripes that stand (class 0) or lie (class 1), with noise."""
@@ -84,22 +75,39 @@ def plan() -> TrainingPlan:
     return PLAN
 
 
-@pytest.fixture
-def run(
-    one_thread: None, stripes: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Run:
-    """``train`` on stripes in ``tmp_path / "run"``; keywords replace its arguments."""
-    monkeypatch.setattr("opa_trt.training.evaluation.CALIBRATION_IMAGES", 48)
+@pytest.fixture(scope="session")
+def run_in(stripes: MakeImages) -> Run:
+    """``train`` on stripes in a folder; keywords replace its arguments.
 
-    def start(folder: str = "run", progress: Progress | None = None, **changes: Any) -> Any:
+    Sums in one order whatever the machine (a state names its thread count), and calibrates
+    the log's networks on few images.
+    """
+
+    def start(folder: Path, *, threads: int = 1, **changes: Any) -> TrainingState:
         arguments: dict[str, Any] = {
             "space": SPACE,
             "source": Source(size=SIDE),
             "train_images": stripes(),
             "check_images": stripes(10, seed=1),
             "plan": PLAN,
-            "seed": 0,
         }
-        return train(folder=tmp_path / folder, progress=progress, **(arguments | changes))
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(evaluation, "CALIBRATION_IMAGES", 24)
+                return train(folder=folder, **(arguments | changes))
+        finally:
+            torch.set_num_threads(before)
+
+    return start
+
+
+@pytest.fixture
+def run(run_in: Run, tmp_path: Path) -> Run:
+    """``run_in`` the test's own folder ``run``, or another of that name."""
+
+    def start(folder: str = "run", **changes: Any) -> TrainingState:
+        return run_in(tmp_path / folder, **changes)
 
     return start

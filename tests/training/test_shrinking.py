@@ -22,6 +22,7 @@ from opa_trt.training.plan import Steps, TrainingPlan
 from opa_trt.training.shrinking import describe
 from opa_trt.training.state import STATE_FILE, TrainingState
 
+DEGRADED = Source(size=16, degradations=("noise", "contrast"))
 NAMES = ["full", "kernel", "depth1", "width1", "width2"]
 
 
@@ -70,10 +71,20 @@ def stored(folder: Path, prefix: str = "") -> dict[str, Tensor]:
         return {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
 
 
+def last_weight(state: TrainingState) -> Tensor:
+    return state.supernet.state_dict()["parts.head.classifier.weight"]
+
+
 def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert torch.equal(found[key], value), key
+
+
+@pytest.fixture(scope="module")
+def whole(run_in: Any, tmp_path_factory: pytest.TempPathFactory) -> TrainingState:
+    """A run that is never stopped."""
+    return run_in(tmp_path_factory.mktemp("whole"), source=DEGRADED)
 
 
 def stop(run: Any, phase: str, step: int | None = None, **changes: Any) -> None:
@@ -98,34 +109,33 @@ def stop(run: Any, phase: str, step: int | None = None, **changes: Any) -> None:
         ("width2", None),  # finished
     ],
 )
-def test_a_stopped_run_ends_with_the_same_weights(run: Any, phase: str, step: int | None) -> None:
-    source = Source(size=16, degradations=("noise", "contrast"))
-    whole = run("whole", source=source)
-    stop(run, phase, step, source=source)
-    resumed = run(source=source)
+def test_a_stopped_run_ends_with_the_same_weights(
+    run: Any, whole: TrainingState, phase: str, step: int | None
+) -> None:
+    stop(run, phase, step, source=DEGRADED)
+    resumed = run(source=DEGRADED)
     assert_equal(resumed.supernet.state_dict(), whole.supernet.state_dict())
     assert_equal(resumed.teacher.state_dict(), whole.teacher.state_dict())
     assert resumed.log == whole.log
 
 
-def test_a_run_may_be_stopped_again_and_again(run: Any) -> None:
-    whole = run("whole")
+def test_a_run_may_be_stopped_again_and_again(run: Any, whole: TrainingState) -> None:
     for phase in NAMES:
-        stop(run, phase, 2)
-    assert_equal(run().supernet.state_dict(), whole.supernet.state_dict())
+        stop(run, phase, 2, source=DEGRADED)
+    assert_equal(run(source=DEGRADED).supernet.state_dict(), whole.supernet.state_dict())
 
 
-def test_what_the_caller_draws_between_does_not_matter(run: Any) -> None:
-    whole = run("whole")
-    stop(run, "depth1", 2)
+def test_what_the_caller_draws_between_does_not_matter(run: Any, whole: TrainingState) -> None:
+    stop(run, "depth1", 2, source=DEGRADED)
     torch.manual_seed(99)
-    assert_equal(run().supernet.state_dict(), whole.supernet.state_dict())
+    assert_equal(run(source=DEGRADED).supernet.state_dict(), whole.supernet.state_dict())
 
 
-def test_how_often_a_run_is_saved_does_not_matter(run: Any, plan: TrainingPlan) -> None:
-    whole = run("whole")
-    stop(run, "kernel", 2)
-    resumed = run(plan=replace(plan, checkpoint_every=1))
+def test_how_often_a_run_is_saved_does_not_matter(
+    run: Any, whole: TrainingState, plan: TrainingPlan
+) -> None:
+    stop(run, "kernel", 2, source=DEGRADED)
+    resumed = run(source=DEGRADED, plan=replace(plan, checkpoint_every=1))
     assert_equal(resumed.supernet.state_dict(), whole.supernet.state_dict())
 
 
@@ -136,14 +146,13 @@ def test_a_finished_run_is_not_trained_again(run: Any) -> None:
     assert_equal(again.supernet.state_dict(), first.supernet.state_dict())
 
 
-def test_the_same_arguments_give_the_same_weights(run: Any) -> None:
-    assert_equal(run("a").supernet.state_dict(), run("b").supernet.state_dict())
+def test_the_same_arguments_give_the_same_weights(run: Any, whole: TrainingState) -> None:
+    assert_equal(run(source=DEGRADED).supernet.state_dict(), whole.supernet.state_dict())
 
 
-def test_another_seed_gives_other_weights(run: Any) -> None:
-    first, second = (run(str(seed), seed=seed).supernet.state_dict() for seed in (0, 1))
-    key = "parts.head.classifier.weight"
-    assert not torch.equal(first[key], second[key])
+def test_another_seed_gives_other_weights(run: Any, whole: TrainingState) -> None:
+    other = run(source=DEGRADED, seed=1)
+    assert not torch.equal(last_weight(other), last_weight(whole))
 
 
 # --- states that are refused --------------------------------------------------------------------
@@ -177,9 +186,8 @@ def test_a_state_of_another_space_is_refused(run: Any, space: MobileNetV3Space) 
 
 def test_a_state_of_another_thread_count_is_refused(run: Any) -> None:
     stop(run, "full", 2)
-    torch.set_num_threads(2)
     with pytest.raises(CheckpointError, match="thread count"):
-        run()
+        run(threads=2)
 
 
 def test_a_refused_state_is_kept(run: Any, tmp_path: Path) -> None:
@@ -217,8 +225,8 @@ def test_there_is_nothing_to_restore_in_an_empty_folder(
 # --- what a run does ----------------------------------------------------------------------------
 
 
-def test_the_log_has_four_accuracies_for_every_phase(run: Any) -> None:
-    log = run().log
+def test_the_log_has_four_accuracies_for_every_phase(whole: TrainingState) -> None:
+    log = whole.log
     assert [entry["phase"] for entry in log] == NAMES
     assert [entry["steps"] for entry in log] == [4, 3, 3, 3, 3]
     for entry in log:
@@ -226,13 +234,12 @@ def test_the_log_has_four_accuracies_for_every_phase(run: Any) -> None:
         assert all(0 <= value <= 1 for value in entry["accuracy"].values())
 
 
-def test_the_log_is_json(run: Any) -> None:
-    log = run().log
-    assert json.loads(json.dumps(log)) == log
+def test_the_log_is_json(whole: TrainingState) -> None:
+    assert json.loads(json.dumps(whole.log)) == whole.log
 
 
-def test_a_run_ends_in_evaluation_mode(run: Any) -> None:
-    assert not run().supernet.training
+def test_a_run_ends_in_evaluation_mode(whole: TrainingState) -> None:
+    assert not whole.supernet.training
 
 
 def test_progress_hears_of_phases_and_steps(run: Any) -> None:
@@ -261,13 +268,11 @@ def test_the_teacher_is_the_full_network_and_stays_it(run: Any, tmp_path: Path) 
     assert not state.teacher.training
 
 
-def test_distillation_changes_what_is_learned(run: Any, plan: TrainingPlan) -> None:
-    taught, alone = (
-        run(str(weight), plan=replace(plan, distill_weight=weight)).supernet.state_dict()
-        for weight in (1.0, 0.0)
-    )
-    key = "parts.head.classifier.weight"
-    assert not torch.equal(taught[key], alone[key])
+def test_distillation_changes_what_is_learned(
+    run: Any, whole: TrainingState, plan: TrainingPlan
+) -> None:
+    alone = run(source=DEGRADED, plan=replace(plan, distill_weight=0.0))
+    assert not torch.equal(last_weight(alone), last_weight(whole))
 
 
 def test_channels_are_sorted_once_as_each_width_phase_begins(

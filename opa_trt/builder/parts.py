@@ -1,0 +1,226 @@
+"""What the stages of a build share, made again from their findings where a build goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from opa_trt.builder import pooling
+from opa_trt.builder.canary import canary_arrays
+from opa_trt.builder.fold import fold
+from opa_trt.builder.network import Cut, Pioneer
+from opa_trt.builder.recipe import Recipe
+from opa_trt.builder.sources import source_of
+from opa_trt.builder.work import Finding
+from opa_trt.clock import Clock
+from opa_trt.errors import CheckpointError, RecipeError
+from opa_trt.progress import Progress
+from opa_trt.store import EngineStore
+from opa_trt.supernet import Arch, Supernet, load_supernet
+from opa_trt.supernet.preprocess import Preprocess
+from opa_trt.training.batches import Source
+from opa_trt.training.data import Images, Splits
+from opa_trt.training.exit_head import exit_head
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, Segment, TensorSpec
+
+PIONEER = "pioneer"
+
+
+@dataclass
+class Parts:
+    """One build: its recipe, its images, what the stages have found, and what follows from it."""
+
+    recipe: Recipe
+    splits: Splits
+    progress: Progress
+    store: EngineStore
+    clock: Clock
+    threads: int
+    found: dict[str, Finding] = field(default_factory=dict)
+
+    # --- from recipe and images -----------------------------------------------------------------
+
+    @property
+    def checkpoint(self) -> Path:
+        """The weights' file.
+
+        Raises:
+            CheckpointError: the recipe names none.
+        """
+        path = self.recipe.checkpoint_path()
+        if path is None:
+            message = f"recipe {self.recipe.name} names no checkpoint."
+            raise CheckpointError(
+                message,
+                expected="weights from `opa-trt train`.",
+                remedy="add --checkpoint FILE, or checkpoint = … to the recipe.",
+            )
+        return path
+
+    @cached_property
+    def source(self) -> Source:
+        """How images become inputs."""
+        return source_of(self.recipe)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.splits.train.classes
+
+    @cached_property
+    def choosing(self) -> Images:
+        """The images that tails are chosen on: one half of those held out from training."""
+        return self.splits.fit.select(np.arange(0, len(self.splits.fit), 2))
+
+    @cached_property
+    def fitting(self) -> Images:
+        """The images that predictors are fitted on: the other half."""
+        return self.splits.fit.select(np.arange(1, len(self.splits.fit), 2))
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        """The weights, checked against the recipe's space."""
+        space = self.recipe.make_space(len(self.classes))
+        return load_supernet(self.checkpoint, expected=space)
+
+    @cached_property
+    def cut(self) -> Cut:
+        """Where pioneer and tails meet."""
+        stages, total = self.recipe.pioneer.stages, len(self.supernet.space.slots)
+        if stages >= total:
+            message = f"pioneer.stages = {stages}."
+            raise RecipeError(message, expected=f"fewer than the space's {total}.")
+        return Cut(self.supernet, stages)
+
+    @cached_property
+    def pioneer_arch(self) -> Arch:
+        """The pioneer's choices (what follows its stages is the smallest)."""
+        space, wanted = self.supernet.space, self.recipe.pioneer
+        side = wanted.resolution or space.resolutions[-1]
+        whole = space.arch(
+            resolution=side,
+            depths=wanted.depth,
+            kernel_sizes=wanted.kernel_size,
+            expand_ratios=wanted.expand_ratio,
+        )
+        return space.graft(whole, space.smallest(side), wanted.stages)
+
+    @property
+    def side(self) -> int:
+        """The resolution that the network reads."""
+        return self.pioneer_arch.resolution
+
+    def assemble(self, trunk: nn.Sequential, head: nn.Sequential) -> Pioneer:
+        """The pioneer's module, with the recipe's preprocessing in front."""
+        data = self.recipe.data
+        preprocess = Preprocess(
+            data.size, self.side, data.mean, data.std, bytes_in=not data.float_images
+        )
+        return Pioneer(preprocess, trunk, head)
+
+    def calibration(self, limit: int) -> list[Tensor]:
+        """At most ``limit`` normalised training inputs, in calibration batches."""
+        batch = self.recipe.calibrate.batch
+        return list(
+            self.source.inputs(self.splits.train, limit, batch, self.side, self.recipe.seed)
+        )
+
+    @cached_property
+    def choosing_inputs(self) -> tuple[list[Tensor], Tensor]:
+        """Inputs (in batches) and labels that candidates are compared on."""
+        recipe = self.recipe
+        pixels, labels, _ = pooling.draw(
+            self.choosing, self.source, recipe.tails.images, recipe.seed
+        )
+        parts = torch.split(torch.from_numpy(pixels), recipe.calibrate.batch)
+        inputs = [self.source.tensor(part.numpy(), self.side) for part in parts]
+        return inputs, torch.from_numpy(labels)
+
+    def example(self) -> Tensor:
+        """Two images as the pioneer reads them."""
+        return pooling.as_input(self.splits.train.pixels[:2].copy(), self.recipe.data.float_images)
+
+    # --- from what stages found -----------------------------------------------------------------
+
+    @cached_property
+    def pioneer(self) -> Pioneer:
+        """The calibrated pioneer with its trained exit head."""
+        found = self.found["pioneer"]
+        width = self.recipe.pioneer.head_width
+        head = exit_head(int(found.facts["channels"]), width, len(self.classes))
+        module = self.assemble(self.cut.trunk(self.pioneer_arch), head)
+        module.load_state_dict({k: torch.from_numpy(v) for k, v in found.arrays.items()})
+        return module.eval().requires_grad_(False)
+
+    @cached_property
+    def archs(self) -> list[Arch]:
+        """The chosen tails' archs, by ascending MACs."""
+        return [Arch.from_dict(values) for values in self.found["tails"].facts["archs"]]
+
+    @property
+    def tail_names(self) -> list[str]:
+        """``tail1`` (fewest MACs) …"""
+        return [f"tail{i + 1}" for i in range(len(self.archs))]
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of all nodes, the pioneer first."""
+        return [PIONEER, *self.tail_names]
+
+    @cached_property
+    def tails(self) -> list[nn.Sequential]:
+        """The calibrated tails."""
+        made = []
+        for name, arch in zip(self.tail_names, self.archs, strict=True):
+            tail = self.cut.tail(arch)
+            tail.load_state_dict(_below(f"{name}/", self.found["calibrate"].arrays.items()))
+            made.append(tail)
+        return made
+
+    @cached_property
+    def folded(self) -> dict[str, nn.Module]:
+        """Every segment's module with its batch norm folded, by node name."""
+        modules: Iterable[nn.Module] = [self.pioneer, *self.tails]
+        return {name: fold(module) for name, module in zip(self.nodes, modules, strict=True)}
+
+    @cached_property
+    def segments(self) -> dict[str, Segment]:
+        """Every segment with its portable form."""
+        data, traced = self.recipe.data, self.found["trace"]
+        dtype = "float32" if data.float_images else "uint8"
+        images = TensorSpec(IMAGES, (3, data.size, data.size), dtype)
+        features = TensorSpec(FEATURES, tuple(traced.facts["features"]))
+        logits = TensorSpec(LOGITS, (len(self.classes),))
+        return {
+            name: Segment(
+                name,
+                inputs=(images,) if name == PIONEER else (features,),
+                outputs=(features, logits) if name == PIONEER else (logits,),
+                forms={"torchscript": traced.blobs[f"{name}.pt"]},
+                content=traced.facts["content"][name],
+            )
+            for name in self.nodes
+        }
+
+    @cached_property
+    def canary(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Seeded noise and what every folded module makes of it."""
+        batches = (1, self.recipe.compile.max_batch)
+        images = self.segments[PIONEER].inputs[0]
+        return canary_arrays(self.folded, PIONEER, images, batches, self.recipe.seed)
+
+
+def _below(prefix: str, arrays: Iterable[tuple[str, Any]]) -> dict[str, Tensor]:
+    """The arrays whose names start with ``prefix``, without it, as tensors."""
+    return {
+        key[len(prefix) :]: torch.from_numpy(value)
+        for key, value in arrays
+        if key.startswith(prefix)
+    }

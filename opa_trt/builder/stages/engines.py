@@ -1,0 +1,110 @@
+"""From folded modules to engines, and to what is known of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from opa_trt.builder import pooling
+from opa_trt.builder.compiling import Runner, compile_all
+from opa_trt.builder.fit import Records, draw_groups, fit_estimator, fit_predictor, report
+from opa_trt.builder.fold import parity
+from opa_trt.builder.parts import PIONEER, Parts
+from opa_trt.builder.trace import content, trace, trace_bytes
+from opa_trt.builder.work import Finding
+from opa_trt.policies import Knowledge
+
+LEAST_HELD_OUT_GROUPS = 50
+
+
+def trace_all(parts: Parts) -> Finding:
+    """Every segment's portable form, compared with its module."""
+    images = parts.example()
+    features = parts.folded[PIONEER](images)[0]
+    blobs, contents, parities = {}, {}, {}
+    parts.progress.start("trace", len(parts.folded))
+    for done, (name, module) in enumerate(parts.folded.items(), 1):
+        example = images if name == PIONEER else features
+        traced = trace(module, example)
+        parities[name] = parity(name, traced, module, example)
+        blobs[f"{name}.pt"], contents[name] = trace_bytes(traced), content(traced)
+        parts.progress.advance(done, name)
+    size = sum(map(len, blobs.values())) / 1e6
+    worst = max(parities.values())
+    line = f"{len(blobs)} segments to TorchScript, {size:.1f} MB, parity {worst:.0e}"
+    facts = {"content": contents, "parity": parities, "features": list(features.shape[1:])}
+    return Finding(line, facts, blobs=blobs)
+
+
+def compile_engines(parts: Parts) -> Finding:
+    """Engines of the fastest backend (or of those named), compared with the canary."""
+    done = compile_all(
+        parts.segments,
+        parts.canary,
+        parts.recipe.compile,
+        parts.threads,
+        parts.clock,
+        parts.progress,
+        (PIONEER, parts.tail_names[-1]),
+    )
+    names = [name for name in done.timings if name != done.backend]
+    among = f" (fastest of {', '.join([done.backend, *names])})" if names else ""
+    line = f"{done.backend} {done.version}{among}, {len(parts.segments)} engines"
+    facts = {"backend": done.backend, "engines": done.entries, "timings_ms": done.timings}
+    return Finding(f"{line}, canary {done.worst:.0e}", facts, blobs=done.blobs)
+
+
+def measure_all(parts: Parts) -> Finding:
+    """Latency of every engine, and what every node answers on the fitting and held-out images."""
+    recipe, nodes = parts.recipe, parts.nodes
+    runner = Runner(parts.segments, parts.found["compile"], parts.canary, parts.store, parts.clock)
+    latency = runner.profiles(recipe.measure.buckets, recipe.measure.seconds)
+    arrays: dict[str, Any] = {}
+    for part, images in (("fit", parts.fitting), ("test", parts.splits.test)):
+        pixels, labels, condition = pooling.draw(
+            images, parts.source, recipe.fit.images, recipe.seed + 1
+        )
+        answers = runner.answers(pooling.as_input(pixels, recipe.data.float_images))
+        arrays |= {
+            f"{part}/condition": condition,
+            f"{part}/logits": answers[PIONEER],
+            **{f"{part}/right/{name}": a.argmax(1) == labels for name, a in answers.items()},
+        }
+    runner.close()
+    accuracy = {name: float(arrays[f"fit/right/{name}"].mean()) for name in nodes}
+    first, last = accuracy[parts.tail_names[0]], accuracy[parts.tail_names[-1]]
+    line = (
+        f"{len(nodes)} nodes × {len(recipe.measure.buckets)} batch buckets; "
+        f"pioneer {accuracy[PIONEER]:.1%}, tails {first:.1%} to {last:.1%}"
+    )
+    return Finding(line, {"accuracy": accuracy, "latency": latency}, arrays)
+
+
+def fit(parts: Parts) -> Finding:
+    """Estimator and predictor, and how well they do on images that nothing was fitted on."""
+    wanted, seed = parts.recipe.fit, parts.recipe.seed
+    codes = np.stack([parts.supernet.space.encode(arch) for arch in parts.archs])
+    fitting, held_out = _records(parts, "fit"), _records(parts, "test")
+    estimator = fit_estimator(fitting, PIONEER)
+    names, size = parts.tail_names, wanted.group_size
+    groups = draw_groups(fitting, names, estimator, groups=wanted.groups, size=size, seed=seed)
+    predictor = fit_predictor(groups, codes, seed=seed)
+    count = max(LEAST_HELD_OUT_GROUPS, wanted.groups // 4)
+    others = draw_groups(held_out, names, estimator, groups=count, size=size, seed=seed + 1)
+    facts = report(estimator, predictor, held_out, others, codes, PIONEER)
+    line = (
+        f"held out: estimator {facts['judgement']:.1%} right "
+        f"(always the commoner: {facts['judgement_base']:.1%}), "
+        f"predictor RMSE {facts['rmse']:.3f}, R² {facts['r2']:.2f}"
+    )
+    return Finding(line, facts, Knowledge(estimator, predictor, {}).to_arrays())
+
+
+def _records(parts: Parts, part: str) -> Records:
+    arrays = parts.found["measure"].arrays
+    return Records(
+        arrays[f"{part}/logits"],
+        {name: arrays[f"{part}/right/{name}"] for name in parts.nodes},
+        arrays[f"{part}/condition"],
+    )

@@ -1,0 +1,181 @@
+"""What the latency model believes, and that its beliefs keep the laws they should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opa_trt.runtime.latency import LEAST_RESIDUALS, WINDOW, LatencyModel
+from opa_trt.store import LatencyProfile
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
+
+TREE = Tree(
+    (
+        Node("pioneer", "pioneer", IMAGES, (FEATURES, LOGITS), ("small", "large")),
+        Node("small", "small", FEATURES, (LOGITS,)),
+        Node("large", "large", FEATURES, (LOGITS,)),
+    )
+)
+BASE = {"pioneer": 1.0, "small": 2.0, "large": 8.0}
+factors = st.floats(0.1, 50)
+ratios = st.lists(st.floats(0.2, 5), min_size=0, max_size=150)
+
+
+def make(spread: float = 1.0) -> LatencyModel:
+    """Nodes whose median is ``BASE`` for 8 images, half of that for one, p99 ``spread`` times."""
+    profiles = {
+        name: LatencyProfile(
+            (1, 8), ((ms / 2, ms / 2, spread * ms / 2), (ms, ms, spread * ms)), (7, 7)
+        )
+        for name, ms in BASE.items()
+    }
+    return LatencyModel(TREE, profiles, 8)
+
+
+def group(model: LatencyModel, slowdown: float, node: str = "large", batch: int = 8) -> None:
+    """One group at a steady slowdown: the pioneer, then ``node``."""
+    reading = model.read("pioneer", batch, slowdown * model.profiled("pioneer", batch))
+    model.observe_entry("pioneer", batch, slowdown * model.profiled("pioneer", batch))
+    expected = model.expected(node, batch, reading)
+    model.observe(node, expected, slowdown * model.profiled(node, batch))
+
+
+def test_at_first_it_believes_the_profile() -> None:
+    model = make()
+    assert model.slowdown == 1.0
+    assert model.overhead_ms == 0.0
+    assert model.expected("large", 8) == model.profiled("large", 8) == 8.0
+    assert model.expected("large", 1) == 4.0
+    np.testing.assert_allclose(model.promise(("small", "large"), (1, 8), 1.0), [[1, 2], [4, 8]])
+
+
+def test_at_first_the_margin_is_the_profiles_spread() -> None:
+    assert make(1.5).promise(("large",), (8,), 1.0)[0, 0] == pytest.approx(12.0)
+
+
+@pytest.mark.parametrize(("spread", "margin"), [(100.0, 2.0), (0.5, 1.0)])
+def test_a_wild_profile_does_not_make_a_wild_margin(spread: float, margin: float) -> None:
+    assert make(spread).promise(("large",), (8,), 1.0)[0, 0] == pytest.approx(8 * margin)
+
+
+def test_an_engine_that_takes_no_time_breaks_nothing() -> None:
+    profiles = {name: LatencyProfile((1,), ((0.0, 0.0, 0.0),), (7,)) for name in BASE}
+    model = LatencyModel(TREE, profiles, 8)
+    for _ in range(LEAST_RESIDUALS + 1):
+        model.observe_entry("pioneer", 8, 0.0)
+        model.observe("large", 0.0, 0.0)
+    assert model.read("pioneer", 8, 1.0) == 1.0
+    assert model.promise(("large",), (8,), 1.0)[0, 0] == 0.0
+
+
+# --- learning -----------------------------------------------------------------------------------
+
+
+@given(slowdown=factors)
+def test_a_constant_slowdown_is_learned(slowdown: float) -> None:
+    model = make()
+    for _ in range(150):
+        group(model, slowdown)
+    assert model.slowdown == pytest.approx(slowdown, rel=1e-3)
+    assert model.expected("large", 8) == pytest.approx(8 * slowdown, rel=0.05)
+
+
+@given(slowdown=factors)
+def test_then_promises_are_kept_and_not_wasteful(slowdown: float) -> None:
+    model = make()
+    for _ in range(400):
+        group(model, slowdown)
+    promised = model.promise(("large",), (8,), model.slowdown)[0, 0]
+    assert promised == pytest.approx(8 * slowdown, rel=0.01)
+    assert promised >= 8 * slowdown * (1 - 1e-6)
+
+
+def test_a_node_that_is_slower_than_its_profile_is_learned_by_itself() -> None:
+    model = make()
+    for _ in range(100):
+        model.observe_entry("pioneer", 8, 1.0)
+        model.observe("large", model.expected("large", 8), 12.0)
+    assert model.expected("large", 8) == pytest.approx(12.0, rel=1e-3)
+    assert model.expected("small", 8) == 2.0
+    assert model.slowdown == 1.0
+
+
+def test_one_reading_moves_the_belief_part_of_the_way() -> None:
+    model = make()
+    assert 1.0 < model.read("pioneer", 8, 4.0) < 4.0
+    model.observe_entry("pioneer", 8, 4.0)
+    assert 1.0 < model.slowdown < model.read("pioneer", 8, 4.0)
+
+
+@given(first=st.floats(0.01, 100), second=st.floats(0.01, 100))
+def test_a_slower_reading_never_means_a_faster_machine(first: float, second: float) -> None:
+    low, high = sorted((first, second))
+    assert make().read("pioneer", 8, low) <= make().read("pioneer", 8, high)
+
+
+def test_a_load_that_ends_is_forgotten() -> None:
+    model = make()
+    for slowdown in [4.0] * 50 + [1.0] * 100:
+        group(model, slowdown)
+    assert model.slowdown == pytest.approx(1.0, rel=1e-3)
+    assert model.expected("large", 8) == pytest.approx(8.0, rel=0.05)
+
+
+# --- promises -----------------------------------------------------------------------------------
+
+
+@given(scores=ratios, first=factors, second=factors)
+def test_promises_rise_with_the_slowdown(scores: list[float], first: float, second: float) -> None:
+    model = make(1.3)
+    for ratio in scores:
+        model.observe("large", 1.0, ratio)
+    low, high = sorted((first, second))
+    below, above = (model.promise(("small", "large"), (1, 4, 8), s) for s in (low, high))
+    assert (below <= above).all()
+
+
+@given(scores=ratios, slowdown=factors)
+def test_promises_rise_with_the_batch(scores: list[float], slowdown: float) -> None:
+    model = make(1.3)
+    for ratio in scores:
+        model.observe("small", 1.0, ratio)
+    assert (np.diff(model.promise(("small", "large"), range(1, 9), slowdown), axis=1) >= 0).all()
+
+
+@given(scores=ratios, slowdown=factors)
+def test_a_promise_is_never_below_the_expectation(scores: list[float], slowdown: float) -> None:
+    model = make(1.3)
+    for ratio in scores:
+        model.observe("large", 1.0, ratio)
+    promised = model.promise(("large",), (8,), slowdown)[0, 0]
+    assert promised >= model.expected("large", 8, slowdown) * (1 - 1e-12)
+
+
+@given(seed=st.integers(0, 1000))
+def test_the_margin_covers_99_of_100_residuals(seed: int) -> None:
+    model, rng = make(), np.random.default_rng(seed)
+    scores = np.exp(rng.normal(scale=0.3, size=WINDOW))
+    for score in scores:
+        model._scores.append(score)
+    margin = model.promise(("large",), (8,), 1.0)[0, 0] / 8
+    assert (scores <= margin * (1 + 1e-12)).mean() >= 0.99
+
+
+def test_a_fresh_outlier_is_in_the_margin_and_ages_out() -> None:
+    model = make()
+    model.observe("large", 1.0, 3.0)
+    for _ in range(LEAST_RESIDUALS):
+        model._scores.append(1.0)
+    assert model._margin(np.array([2]))[0] == pytest.approx(3.0)
+    for _ in range(WINDOW):
+        model._scores.append(1.0)
+    assert model._margin(np.array([2]))[0] == 1.0
+
+
+def test_the_overhead_is_a_high_quantile_of_what_was_seen() -> None:
+    model = make()
+    for ms in [*[0.1] * 9, 0.5, -0.3]:
+        model.observe_overhead(ms)
+    assert 0.1 <= model.overhead_ms <= 0.5
