@@ -24,6 +24,7 @@ from opa_trt.training.plan import Phase, TrainingPlan, phases
 from opa_trt.training.state import TrainingState
 
 GRADIENT_NORM = 5.0
+CHECK_IMAGES = 1000  # at most, for the log's accuracies
 
 
 def train(
@@ -47,7 +48,7 @@ def train(
         space: the choices.
         source: image size, normalisation and degradations.
         train_images: what is learned from.
-        check_images: what the log's accuracies are measured on.
+        check_images: what the log's accuracies are measured on (``CHECK_IMAGES`` of them).
         plan: phases, optimiser, augmentation.
         folder: holds the state of the run.
         seed: of the weights and of every draw.
@@ -61,6 +62,8 @@ def train(
         DataError: no images, or images of another size than ``source`` says.
         ConfigError: the plan does not fit the space.
     """
+    spread = np.linspace(0, len(check_images) - 1, min(len(check_images), CHECK_IMAGES))
+    check_images = check_images.select(spread.astype(np.int64))
     for images in (train_images, check_images):
         _check_images(images, source)
     schedule = list(phases(plan, space))

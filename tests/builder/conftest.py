@@ -89,16 +89,41 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 class Heard(Progress):
-    """Remembers the line of every finished stage; interrupts when ``stop`` finishes."""
+    """Remembers the line of every finished stage; interrupts a build where it is told to.
 
-    def __init__(self, stop: str = "") -> None:
-        self.stop = stop
+    Args:
+        stop: the stage whose end interrupts.
+        start: the stage whose start interrupts.
+        advance: the note of an advance that interrupts.
+    """
+
+    def __init__(self, stop: str = "", *, start: str = "", advance: str = "") -> None:
+        self.stop, self.stop_start, self.stop_advance = stop, start, advance
         self.lines: dict[str, str] = {}
+
+    def start(self, stage: str, total: int | None = None) -> None:
+        if stage == self.stop_start:
+            raise KeyboardInterrupt
+
+    def advance(self, done: int, note: str = "") -> None:
+        if note and note == self.stop_advance:
+            raise KeyboardInterrupt
 
     def finish(self, stage: str, found: str) -> None:
         self.lines[stage] = found
         if stage == self.stop:
             raise KeyboardInterrupt
+
+
+class TickingClock:
+    """Every look at it takes 20 ms: what is measured is always the same."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def now_ms(self) -> float:
+        self.now += 20.0
+        return self.now
 
 
 @dataclass(frozen=True)
@@ -125,6 +150,12 @@ def _one_thread() -> Iterator[None]:
 def heard_by() -> type[Heard]:
     """The progress that remembers, and interrupts where it is told to."""
     return Heard
+
+
+@pytest.fixture(scope="session")
+def ticking() -> type[TickingClock]:
+    """The clock that makes a build tell the same twice."""
+    return TickingClock
 
 
 @pytest.fixture(scope="session")

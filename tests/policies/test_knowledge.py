@@ -129,11 +129,11 @@ def trained() -> tuple[Any, Predictor]:
     """scikit-learn's three-layer perceptron, and ours with its parameters."""
     network = pytest.importorskip("sklearn.neural_network")
     rng = np.random.default_rng(0)
-    inputs = rng.random((200, 5))
+    inputs = rng.normal(size=(200, 5))
     model = network.MLPRegressor(hidden_layer_sizes=(8, 8, 8), max_iter=30, random_state=0, tol=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has not converged
-        model.fit(inputs, inputs @ [0.3, 0.4, 0.1, 0.0, 0.1])
+        model.fit(inputs, np.abs(inputs) @ [0.3, 0.4, 0.1, 0.0, 0.1])
     weights = tuple(w.astype(np.float32) for w in model.coefs_)
     return model, Predictor(weights, tuple(b.astype(np.float32) for b in model.intercepts_))
 
@@ -141,7 +141,7 @@ def trained() -> tuple[Any, Predictor]:
 @given(estimated=st.floats(0, 1), seed=st.integers(0, 1000))
 def test_the_predictor_is_the_perceptron(estimated: float, seed: int) -> None:
     model, predictor = trained()
-    codes = np.random.default_rng(seed).random((6, 4)).astype(np.float32)
+    codes = np.random.default_rng(seed).normal(size=(6, 4)).astype(np.float32)
     wanted = model.predict(np.c_[np.full(6, estimated), codes])
     given = predictor.accuracies(estimated, codes)
     np.testing.assert_allclose(given, np.clip(wanted, 0, 1), atol=1e-5)

@@ -185,6 +185,17 @@ def test_what_is_remembered_comes_back(forked: Any) -> None:
     assert forked._machinery.state == 6
 
 
+def test_another_policy_starts_with_an_empty_memory(forked: Any, monkeypatch: Any) -> None:
+    tell(forked, lambda view, budget: STOP)
+    forked.infer(marked(4), math.inf)
+    again = Told(lambda view, budget: STOP)
+    monkeypatch.setattr("opa_trt.runtime.session.make_policy", lambda *_, **__: again)
+    forked.use("told")
+    assert forked._machinery.state == 0
+    forked.infer(marked(4), math.inf)
+    assert len(again.seen) == forked._machinery.state == 1
+
+
 def test_a_policy_that_takes_time_has_less_of_it(grow: Any, machine: Any) -> None:
     session = grow(
         Node("a", "a", IMAGES, BOTH, ("b",)),

@@ -163,6 +163,13 @@ def test_the_margin_covers_99_of_100_residuals(seed: int) -> None:
     assert (scores <= margin * (1 + 1e-12)).mean() >= 0.99
 
 
+def test_runs_that_were_faster_than_expected_make_no_margin_below_1() -> None:
+    model = make(1.3)
+    for _ in range(LEAST_RESIDUALS):
+        model._scores.append(0.5)
+    assert model.promise(("large",), (8,), 1.0)[0, 0] == pytest.approx(8.0)
+
+
 def test_a_fresh_outlier_is_in_the_margin_and_ages_out() -> None:
     model = make()
     model.observe("large", 1.0, 3.0)

@@ -203,11 +203,19 @@ def test_chunks_give_the_logits_of_the_images_alone(real: Any, toy: Any) -> None
 
 
 def test_later_pioneers_are_reserved_before_a_tail_is_chosen(session: Any, toy: Any) -> None:
-    # Two full chunks: 2 × 1 ms for the pioneers. Of 10 ms the first chunk may spend (10 - 2) / 2
-    # on its tail. Without the reserve it would see 9 ms left and take the largest.
-    result = session.infer(toy.images(16), 10.0 + 1e-6)
-    assert [step.node for step in result.steps] == ["pioneer", "medium", "pioneer", "medium"]
+    # Two full chunks, 1 ms for each pioneer: of 9.5 ms the first chunk may spend 7.5 / 2 ms on its
+    # tail. Without the reserve it would be 8.5 / 2 ms, enough for the medium one.
+    result = session.infer(toy.images(16), 9.5)
+    assert [step.node for step in result.steps] == ["pioneer", "small", "pioneer", "medium"]
     assert result.deadline_met
+
+
+def test_time_is_shared_among_chunks_by_their_images(session: Any, toy: Any) -> None:
+    # 8 + 2 images, whose pioneers take 1 and 0.625 ms: the first chunk has 8 of 10 parts.
+    full = 1.0 + 0.625
+    for spare, node in ((4.9, "small"), (5.1, "medium")):
+        result = session.infer(toy.images(10), full + spare)
+        assert result.steps[1].node == node
 
 
 def test_what_the_first_chunk_leaves_the_last_one_may_use(session: Any, toy: Any) -> None:
