@@ -64,6 +64,21 @@ def test_the_runtime_leaves_offline_packages_alone(snippet: str, tmp_path: Path)
     assert sorted(loaded & OFFLINE) == []
 
 
+@pytest.mark.parametrize("backend", ["torchscript", "openvino", "null"])
+def test_loading_and_answering_leave_offline_packages_alone(
+    backend: str, toy_bundle: Path, tmp_path: Path
+) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed")
+    snippet = (
+        "import numpy, opa_trt\n"
+        f"session = opa_trt.load({str(toy_bundle)!r}, backend={backend!r})\n"
+        "session.infer(numpy.zeros((2, 3, 16, 16), numpy.uint8), deadline_ms=1000)\n"
+        "session.close()"
+    )
+    assert sorted(modules_after(snippet, tmp_path) & OFFLINE) == []
+
+
 def test_every_module_has_its_place_in_a_contract() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     placed = set()

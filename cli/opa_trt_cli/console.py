@@ -21,15 +21,17 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from opa_trt.progress import Progress
 
 INTERRUPTED = 130  # what shells use for Ctrl-C
+PIPED_WIDTH = 10_000  # columns: nothing is cut off where a program reads
 
 
 def say(text: str = "", *, err: bool = False) -> None:
     """One line of plain text, never wrapped."""
-    Console(stderr=err, highlight=False, soft_wrap=True).print(text, markup=False)
+    Console(stderr=err, highlight=False, soft_wrap=True, emoji=False).print(text, markup=False)
 
 
 def say_json(value: Any) -> None:
@@ -45,10 +47,10 @@ def say_table(
     for heading, justify in columns:
         table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # a file may be called "[final].png": no markup
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, 200))
+        console = Console(highlight=False, width=PIPED_WIDTH)
     console.print(table)
 
 
@@ -71,7 +73,7 @@ class StageLines(Progress):
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         self._bars = Bars(
             TextColumn(" {task.description:<10}"),
             BarColumn(bar_width=30),

@@ -17,13 +17,18 @@ GROUP_SIZE = 100
 
 @click.command()
 @click.option(
-    "--out", type=options.PATH, default=Path("demo.opa"), show_default=True, metavar="FOLDER"
+    "--out",
+    type=options.PATH,
+    default=Path("demo.opa"),
+    show_default=True,
+    metavar="FOLDER",
+    help="The bundle.",
 )
 @click.option("--picture", type=options.PATH, metavar="FILE", help="A PNG; FOLDER's name.png.")
 @click.option(
     "--groups", type=click.IntRange(min=5), default=100, show_default=True, help="A deadline."
 )
-@click.option("--backend", default="auto", show_default=True)
+@click.option("--backend", default="auto", show_default=True, help="One of `opa-trt doctor`.")
 @options.threads
 @options.as_json
 def command(

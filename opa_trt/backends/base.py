@@ -139,7 +139,7 @@ class Backend(ABC):
         forms: the portable forms that ``compile`` can start from, best first.
         executes_code: whether loading an engine can run code that a bundle brings along.
         stored: whether engines and latencies are worth keeping in the machine's store.
-        tolerance: how far outputs may be from eager fp32, relative to their largest value; None
+        tolerance: how far outputs may be from eager fp32, over their largest value (or 1); None
             for a backend whose outputs mean nothing.
     """
 

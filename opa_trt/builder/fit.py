@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ LAYERS = (124, 124, 124)
 COUNTS = (1, 3, 10, 30)  # naive Bayes reads counts: how many one image's top confidence stands for
 FOLDS = 5
 DECAY = 1e-2
+ROUNDS = 60
 NEVER = -1e9  # log prior of a judgement that the fitting images never called for
 
 
@@ -116,6 +118,7 @@ def fit_predictor(groups: Groups, codes: Floats, *, seed: int) -> Predictor:
         BackendUnavailable: scikit-learn is missing.
     """
     try:
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPRegressor
     except ImportError as exc:
         raise _sklearn_missing() from exc
@@ -124,12 +127,14 @@ def fit_predictor(groups: Groups, codes: Floats, *, seed: int) -> Predictor:
         alpha=DECAY,
         learning_rate_init=1e-3,
         batch_size=256,
-        max_iter=60,
+        max_iter=ROUNDS,
         tol=1e-5,
         random_state=seed,
     )
     inputs, targets = _rows(groups, codes)
-    model.fit(inputs, targets)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # so many rounds, by design
+        model.fit(inputs, targets)
     return Predictor(
         tuple(weight.astype(np.float32) for weight in model.coefs_),
         tuple(bias.astype(np.float32) for bias in model.intercepts_),

@@ -45,7 +45,7 @@ def _fold_sequence(sequence: nn.Sequential) -> None:
 
 @torch.no_grad()
 def parity(what: str, module: nn.Module, reference: nn.Module, inputs: Tensor) -> float:
-    """The largest difference of their outputs, relative to the largest reference value.
+    """The largest difference of their outputs over the largest reference value (or 1).
 
     Raises:
         ParityError: it is above ``TOLERANCE``, or not a number.

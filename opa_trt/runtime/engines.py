@@ -78,7 +78,7 @@ def canary_batches(canary: Arrays) -> list[int]:
 def verify(
     engine: Engine, tree: Tree, node: Node, canary: Arrays, tolerance: float | None
 ) -> float:
-    """Run the canary through ``engine``; the largest difference, relative to the largest value.
+    """Run the canary through ``engine``; the largest difference over the largest value (or 1).
 
     Raises:
         ParityError: beyond ``tolerance`` (None: outputs mean nothing and are not compared).

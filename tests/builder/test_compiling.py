@@ -118,7 +118,10 @@ def constant(value: float) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]
 
     def outputs(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         count = len(next(iter(inputs.values())))
-        return {FEATURES: torch.full((count, 4, 4, 4), value), LOGITS: torch.full((count, 5), value)}
+        return {
+            FEATURES: torch.full((count, 4, 4, 4), value),
+            LOGITS: torch.full((count, 5), value),
+        }
 
     return outputs
 
@@ -254,7 +257,7 @@ def test_an_engine_that_differs_is_refused(
     toy: Any, compiled: Compile, vendors: Callable[..., None], clock: VirtualClock
 ) -> None:
     vendors(Vendor("liar", clock, 1.0, inventions(0.25)))
-    with pytest.raises(ParityError, match="pioneer on liar differs by 2.5e-01") as caught:
+    with pytest.raises(ParityError, match=r"pioneer on liar differs by 2\.5e-01") as caught:
         compiled("liar", canary=constant_canary(toy.canary, 0.0))
     assert "1e-04" in caught.value.expected
 

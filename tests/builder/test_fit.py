@@ -142,7 +142,9 @@ def test_a_group_mixes_one_to_three_conditions() -> None:
     records = make_records(kinds=7)
     # Tail k is right on condition k alone, so its accuracy is that condition's share.
     right = {f"tail{k}": records.condition == k for k in range(7)}
-    only = Records(records.logits, {"pioneer": records.right["pioneer"], **right}, records.condition)
+    only = Records(
+        records.logits, {"pioneer": records.right["pioneer"], **right}, records.condition
+    )
     estimator = constant_estimator(True)
     groups = draw_groups(only, list(right), estimator, groups=200, size=60, seed=0)
     assert np.allclose(groups.accuracy.sum(axis=1), 1)

@@ -16,7 +16,7 @@ from opa_trt.builder.work import Finding
 from opa_trt.supernet.calibration import calibrate
 from opa_trt.training.exit_head import ExitHeadPlan, train_exit_head
 
-CANDIDATE_CALIBRATION = 600  # images; the chosen tails are calibrated again on all
+CANDIDATE_CALIBRATION = 400  # images; the chosen tails are calibrated again on all
 
 
 def data(parts: Parts) -> Finding:

@@ -1,0 +1,189 @@
+"""``opa-trt build`` and ``opa-trt show``: a bundle is made, interrupted, taken up, looked at."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opa_trt.builder import STAGES
+from opa_trt.bundle import Bundle
+from opa_trt_cli.console import StageLines
+
+Arguments = tuple[object, ...]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def arguments(recipe: Path, shared_photos: Path) -> Arguments:
+    """The tiny build, in the words of the command line."""
+    return ("build", recipe, "--data", shared_photos, "--out", "tiny.opa", "--backend", "null")
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Ctrl-C as a stage finishes; an empty name lets go."""
+    finish = StageLines.finish
+
+    def at(stop: str) -> None:
+        def interrupted(self: StageLines, stage: str, found: str) -> None:
+            finish(self, stage, found)
+            if stage == stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(StageLines, "finish", interrupted)
+
+    return at
+
+
+# --- build --------------------------------------------------------------------------------------
+
+
+def test_build_makes_a_bundle_and_nothing_else(
+    call: Any, arguments: Arguments, here: Path
+) -> None:
+    called = call(*arguments)
+    assert called.code == 0
+    assert names(here) == ["tiny.opa"]
+    assert Bundle(here / "tiny.opa").manifest.backend == "null"
+
+
+def test_build_tells_every_stage_on_stderr_and_what_is_next_on_stdout(
+    call: Any, arguments: Arguments
+) -> None:
+    called = call(*arguments)
+    assert [line.split()[0] for line in called.err.splitlines() if line[:2].strip()] == []
+    told = [line.split()[0] for line in called.err.splitlines() if line.startswith(" ")]
+    assert [stage for stage in told if stage in STAGES] == list(STAGES)
+    assert "opa-trt show tiny.opa" in called.out
+
+
+def test_build_writes_one_json_object_and_is_quiet(call: Any, arguments: Arguments) -> None:
+    called = call(*arguments, "--json")
+    found = called.json()
+    assert (found["bundle"], found["backend"], found["nodes"]) == ("tiny.opa", "null", 4)
+    assert sorted(found["report"]) == sorted(STAGES)
+    assert "tails" not in called.err
+
+
+def test_the_bundle_is_named_after_the_recipe(
+    call: Any, recipe: Path, shared_photos: Path, here: Path
+) -> None:
+    call("build", recipe, "--data", shared_photos, "--backend", "null")
+    assert names(here) == ["tiny.opa"]
+
+
+def test_build_takes_weights_of_another_place(
+    call: Any, arguments: Arguments, altered: Any, recipe: Path, here: Path
+) -> None:
+    lost = altered("tiny.safetensors", "lost.safetensors")
+    weights = recipe.with_suffix(".safetensors")
+    assert call("build", lost, *arguments[2:], "--checkpoint", weights).code == 0
+    assert Bundle(here / "tiny.opa").manifest.recipe["checkpoint"] == "tiny.safetensors"
+
+
+def test_build_takes_another_number_of_threads(
+    call: Any, arguments: Arguments, here: Path
+) -> None:
+    call(*arguments, "--threads", 2)
+    assert Bundle(here / "tiny.opa").manifest.threads == 2
+
+
+def test_build_leaves_out_bad_images_if_asked(
+    call: Any, arguments: Arguments, photos: Path, here: Path
+) -> None:
+    bad = photos / "train" / "cat" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    called = call(*arguments, "--data", photos, "--skip-bad-images")
+    assert called.code == 0
+    assert "1 unreadable" in called.err
+
+
+def test_ctrl_c_says_how_to_go_on(
+    call: Any, arguments: Arguments, here: Path, interrupt: Callable[[str], None]
+) -> None:
+    interrupt("tails")
+    called = call(*arguments)
+    assert called.code == 130
+    assert "The same command goes on" in called.err.splitlines()[-1]
+    assert names(here) == ["tiny.opa.work"]
+
+
+def test_the_same_command_goes_on(
+    call: Any, arguments: Arguments, here: Path, interrupt: Callable[[str], None]
+) -> None:
+    interrupt("tails")
+    call(*arguments)
+    interrupt("")
+    called = call(*arguments)
+    assert called.code == 0
+    found = [line.split()[0] for line in called.err.splitlines() if "(found before)" in line]
+    assert found == ["data", "supernet", "pioneer", "tails"]
+    assert names(here) == ["tiny.opa"]
+
+
+# --- show ---------------------------------------------------------------------------------------
+
+
+def test_show_tells_what_is_in_a_bundle(call: Any, bundle: Path) -> None:
+    called = call("show", bundle)
+    assert called.code == 0
+    assert "tiny, built by opa-trt" in called.out
+    assert "images 16×16 uint8, 3 classes" in called.out
+
+
+def test_show_lists_every_route(call: Any, bundle: Path) -> None:
+    lines = call("show", bundle).out.splitlines()
+    routes = [line.split("  ")[0] for line in lines if line.startswith("pioneer")]
+    assert routes == ["pioneer", *(f"pioneer → tail{i}" for i in (1, 2, 3))]
+
+
+def test_show_tells_what_every_stage_found(call: Any, bundle: Path) -> None:
+    lines = call("show", bundle).out.splitlines()
+    told = [line.split()[0] for line in lines if line.startswith(" ") and line.strip()]
+    assert [stage for stage in told if stage in STAGES] == list(STAGES)
+
+
+def test_show_writes_one_json_object(call: Any, bundle: Path) -> None:
+    found = call("show", bundle, "--json").json()
+    assert found["classes"] == ["cat", "dog", "owl"]
+    assert [node["name"] for node in found["nodes"]] == ["pioneer", "tail1", "tail2", "tail3"]
+    assert found["verified"] is None
+
+
+@pytest.mark.usefixtures("known_machine")
+def test_show_verifies_every_engine(call: Any, bundle: Path) -> None:
+    called = call("show", bundle, "--verify")
+    assert called.code == 0
+    assert "verified on torchscript: 4 engines agree" in called.out
+
+
+@pytest.mark.usefixtures("known_machine")
+def test_verified_json_has_every_nodes_difference(call: Any, bundle: Path) -> None:
+    found = call("show", bundle, "--verify", "--json").json()["verified"]
+    assert list(found["nodes"]) == ["pioneer", "tail1", "tail2", "tail3"]
+    assert 0 <= found["largest_difference"] <= found["tolerance"]
+
+
+def test_show_of_a_bundle_without_latencies_leaves_them_empty(
+    call: Any, arguments: Arguments, here: Path
+) -> None:
+    """The null backend measures, so this only asks that such a bundle can be shown."""
+    call(*arguments)
+    assert call("show", "tiny.opa").code == 0
+    assert names(here) == ["tiny.opa"]
+
+
+def test_show_changes_nothing(call: Any, bundle: Path, here: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.opa"
+    shutil.copytree(bundle, copy)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    call("show", copy, "--verify")
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    assert names(here) == []

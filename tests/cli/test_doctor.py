@@ -1,0 +1,94 @@
+"""``opa-trt doctor`` and ``opa-trt recipes``: what works here, and what is shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import opa_trt
+from opa_trt.backends import Availability, backend_names
+from opa_trt.backends.openvino import OpenVinoBackend
+from opa_trt.builder import shipped_recipes
+
+
+@pytest.fixture
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = Availability(reason="openvino is not installed.", install="pip install it")
+    monkeypatch.setattr(OpenVinoBackend, "availability", lambda self: state)
+
+
+# --- doctor -------------------------------------------------------------------------------------
+
+
+def test_doctor_names_every_backend(call: Any) -> None:
+    called = call("doctor")
+    assert called.code == 0
+    assert all(name in called.out for name in backend_names())
+
+
+def test_doctor_says_how_to_install_what_does_not_work(call: Any, without_openvino: None) -> None:
+    (line,) = [line for line in call("doctor").out.splitlines() if line.startswith("openvino")]
+    assert line.split() == "openvino no openvino is not installed. pip install it".split()
+
+
+def test_doctor_says_how_to_install_a_package_that_is_missing(
+    call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opa_trt_cli.doctor.find_spec", lambda module: None)
+    called = call("doctor")
+    assert "pip install 'opa-trt[build]'" in called.out
+    assert "pip install 'opa-trt[plots]'" in called.out
+
+
+def test_doctor_writes_one_json_object(call: Any) -> None:
+    found = call("doctor", "--json").json()
+    assert sorted(found) == ["backends", "extras", "machine"]
+    assert list(found["backends"]) == backend_names()
+    assert found["machine"]["opa_trt"] == opa_trt.__version__
+
+
+def test_doctors_json_says_why_a_backend_does_not_work(call: Any, without_openvino: None) -> None:
+    found = call("doctor", "--json").json()["backends"]["openvino"]
+    assert found == {
+        "works": False,
+        "version": "",
+        "reason": "openvino is not installed.",
+        "install": "pip install it",
+    }
+
+
+def test_doctor_says_where_the_cache_is(call: Any, tmp_path: Path) -> None:
+    assert call("doctor", "--json").json()["machine"]["cache"] == str(tmp_path / "cache")
+
+
+def test_doctor_leaves_nothing(call: Any, here: Path) -> None:
+    call("doctor")
+    assert list(here.iterdir()) == []
+
+
+# --- recipes ------------------------------------------------------------------------------------
+
+
+def test_recipes_lists_what_is_shipped(call: Any) -> None:
+    called = call("recipes")
+    assert called.code == 0
+    assert all(name in called.out for name in shipped_recipes())
+
+
+def test_recipes_without_weights_say_how_to_train_them(call: Any) -> None:
+    assert "opa-trt train cifar10" in call("recipes").out
+
+
+def test_recipes_says_where_they_lie(call: Any) -> None:
+    folder = call("recipes").out.split("They lie in ")[1].split(";")[0]
+    assert (Path(folder) / "digits.toml").is_file()
+
+
+def test_recipes_writes_one_json_object(call: Any) -> None:
+    found = {each["name"]: each for each in call("recipes", "--json").json()["recipes"]}
+    assert list(found) == shipped_recipes()
+    assert Path(found["digits"]["path"]).is_file()
+    assert found["cifar10"]["checkpoint"] is None
+    assert found["digits"]["largest_macs"] > 1e6

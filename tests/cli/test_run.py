@@ -1,0 +1,135 @@
+"""``opa-trt run``: every picture below a folder is answered, as a table, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("known_machine")
+
+NODES = {"pioneer", "tail1", "tail2", "tail3"}
+COLUMNS = ["file", "answer", "confidence", "node", "group", "truth"]
+
+
+@pytest.fixture
+def run(call: Any, bundle: Path, shared_photos: Path) -> Any:
+    """``opa-trt run`` of the test images, with a minute for each group."""
+
+    def with_options(*arguments: object, images: Path = shared_photos / "test") -> Any:
+        return call("run", bundle, images, "--deadline-ms", 60_000, *arguments)
+
+    return with_options
+
+
+def table(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_every_picture_has_a_row(run: Any, shared_photos: Path) -> None:
+    called = run()
+    assert called.code == 0
+    files = sorted(map(str, (shared_photos / "test").rglob("*.png")))
+    assert [line.split()[0] for line in called.out.splitlines()[1:10]] == files
+
+
+def test_the_summary_tells_accuracy_and_deadlines(run: Any) -> None:
+    last = run().out.splitlines()[-1]
+    assert last.startswith("9 images in 1 groups")
+    assert "% right" in last
+    assert "100.0% of deadlines of 60000 ms met" in last
+
+
+def test_csv_has_a_row_for_every_picture(run: Any) -> None:
+    called = run("--csv")
+    rows = table(called.out)
+    assert list(rows[0]) == COLUMNS
+    assert len(rows) == 9
+    assert {row["truth"] for row in rows} == {"cat", "dog", "owl"}
+
+
+def test_with_csv_the_summary_goes_to_stderr(run: Any) -> None:
+    assert run("--csv").err.splitlines()[-1].startswith("9 images in 1 groups")
+
+
+def test_json_is_one_object(run: Any) -> None:
+    found = run("--json").json()
+    assert sorted(found) == ["predictions", "summary"]
+    assert len(found["predictions"]) == found["summary"]["images"] == 9
+
+
+def test_answers_are_classes_with_confidences(run: Any) -> None:
+    for row in run("--json").json()["predictions"]:
+        assert row["answer"] in ("cat", "dog", "owl")
+        assert 1 / 3 <= row["confidence"] <= 1
+        assert row["node"] in NODES
+
+
+def test_the_accuracy_is_that_of_the_rows(run: Any) -> None:
+    found = run("--json").json()
+    right = [row["answer"] == row["truth"] for row in found["predictions"]]
+    assert found["summary"]["accuracy"] == pytest.approx(sum(right) / 9)
+
+
+def test_every_way_of_writing_says_the_same(run: Any) -> None:
+    rows = run("--json").json()["predictions"]
+    assert [{key: str(row[key]) for key in COLUMNS} for row in rows] == table(run("--csv").out)
+
+
+def test_groups_are_as_large_as_asked(run: Any) -> None:
+    found = run("--group", 4, "--json").json()
+    assert [row["group"] for row in found["predictions"]] == [0] * 4 + [1] * 4 + [2]
+
+
+def test_groups_larger_than_the_largest_batch_are_answered(run: Any) -> None:
+    assert run("--group", 9, "--json").json()["summary"]["groups"] == 1
+
+
+@pytest.mark.parametrize("tail", ["tail1", "tail3"])
+def test_a_static_policy_answers_with_its_node(run: Any, tail: str) -> None:
+    found = run("--policy", f"static:{tail}", "--json").json()
+    assert found["summary"]["nodes"] == {tail: 9}
+
+
+def test_explain_tells_every_group_on_stderr(run: Any) -> None:
+    called = run("--explain", "--group", 5, "--csv")
+    assert called.err.count("<Result ") == 2
+    assert "<Result" not in called.out
+    assert "tail3: at most" in called.err
+
+
+def test_one_picture_is_answered(run: Any, shared_photos: Path) -> None:
+    picture = shared_photos / "test" / "dog" / "1.png"
+    (row,) = run("--json", images=picture).json()["predictions"]
+    assert (row["file"], row["truth"]) == (str(picture), "dog")
+
+
+def test_pictures_outside_class_folders_have_no_truth(
+    run: Any, shared_photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "some").mkdir()
+    data = (shared_photos / "test" / "dog" / "1.png").read_bytes()
+    (tmp_path / "some" / "1.png").write_bytes(data)
+    found = run("--json", images=tmp_path / "some").json()
+    assert found["summary"]["accuracy"] is None
+    assert found["predictions"][0]["truth"] is None
+
+
+def test_bad_pictures_are_left_out_if_asked(run: Any, photos: Path) -> None:
+    bad = photos / "test" / "cat" / "0.png"
+    bad.write_bytes(b"")
+    called = run("--skip-bad-images", "--json", images=photos / "test")
+    assert called.json()["summary"]["images"] == 8
+    assert f"left out: {bad}" in called.err
+
+
+def test_the_backend_can_be_named(run: Any) -> None:
+    assert run("--backend", "torchscript").code == 0
+
+
+def test_run_leaves_nothing(run: Any, here: Path) -> None:
+    run()
+    assert list(here.iterdir()) == []
