@@ -146,9 +146,10 @@ def _write(
         )
         say()
     accuracy = "" if summary["accuracy"] is None else f", {summary['accuracy']:.1%} right"
+    groups = f"{summary['groups']} group{'s' if summary['groups'] > 1 else ''}"
     answered = ", ".join(f"{count} by {name}" for name, count in summary["nodes"].items())
     say(
-        f"{summary['images']} images in {summary['groups']} groups ({answered}){accuracy}; "
+        f"{summary['images']} images in {groups} ({answered}){accuracy}; "
         f"{summary['deadlines_met']:.1%} of deadlines of {summary['deadline_ms']:g} ms met, "
         f"p50 {summary['p50_ms']:.2f} ms, p99 {summary['p99_ms']:.2f} ms",
         err=as_csv,

@@ -16,6 +16,7 @@ READING_WEIGHT = 0.3  # of this group's pioneer against the filtered slowdown: o
 FORGET = 0.15  # weight of the newest group in the filtered values
 WINDOW = 100  # residuals that the margin is taken from
 LEAST_RESIDUALS = 20
+AGEING = 0.97  # weight of a residual against that of the one after it
 QUANTILE = 0.99
 OVERHEADS = 50
 
@@ -25,8 +26,9 @@ class LatencyModel:
 
     A node's profiled median is scaled by the slowdown (this group's entry reading blended with
     the filtered one, in logarithms) and by the node's own recent residual, then by a margin: the
-    99 % quantile of measured over predicted latency among recent runs, or the profile's own p99
-    over p50 until there are enough.
+    99 % quantile of measured over predicted latency among recent runs (conformal, newer runs
+    weigh more: one outlier is remembered for some 35), or the profile's own p99 over p50 until
+    there are enough.
 
     Args:
         tree: the nodes.
@@ -114,9 +116,12 @@ class LatencyModel:
     def _margin(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         if len(self._scores) < LEAST_RESIDUALS:
             return self._spread[rows]
-        count = len(self._scores)
-        level = min(1.0, QUANTILE * (count + 1) / count)  # finite-sample conformal correction
-        return np.full(len(rows), max(1.0, float(np.quantile(self._scores, level))))
+        scores = np.array(self._scores)
+        weights = AGEING ** np.arange(len(scores), 0, -1)
+        order = np.argsort(scores)
+        reached = np.cumsum(weights[order]) / weights.sum()
+        margin = scores[order][np.searchsorted(reached, QUANTILE)]
+        return np.full(len(rows), max(1.0, float(margin)))
 
 
 def _spread(profile: LatencyProfile) -> float:

@@ -96,9 +96,7 @@ def test_the_weights_say_how_they_were_made(
     assert len(notes["log"]) == len(PHASES)
 
 
-def test_training_twice_gives_the_same_weights(
-    call: Any, arguments: Arguments, here: Path
-) -> None:
+def test_training_twice_gives_the_same_weights(call: Any, arguments: Arguments, here: Path) -> None:
     for name in ("a.safetensors", "b.safetensors"):
         call(*arguments, "--out", name)
     one, two = (load_supernet(here / name).state_dict() for name in names(here))

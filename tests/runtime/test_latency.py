@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opa_trt.runtime.latency import LEAST_RESIDUALS, WINDOW, LatencyModel
+from opa_trt.runtime.latency import AGEING, LEAST_RESIDUALS, WINDOW, LatencyModel
 from opa_trt.store import LatencyProfile
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
 
@@ -154,13 +154,26 @@ def test_a_promise_is_never_below_the_expectation(scores: list[float], slowdown:
 
 
 @given(seed=st.integers(0, 1000))
-def test_the_margin_covers_99_of_100_residuals(seed: int) -> None:
+def test_the_margin_covers_99_percent_of_recent_residuals_by_weight(seed: int) -> None:
     model, rng = make(), np.random.default_rng(seed)
     scores = np.exp(rng.normal(scale=0.3, size=WINDOW))
     for score in scores:
         model._scores.append(score)
     margin = model.promise(("large",), (8,), 1.0)[0, 0] / 8
-    assert (scores <= margin * (1 + 1e-12)).mean() >= 0.99
+    weights = AGEING ** np.arange(WINDOW, 0, -1)
+    covered = scores <= margin * (1 + 1e-12)
+    assert weights[covered].sum() >= 0.99 * weights.sum()
+
+
+def test_an_outlier_is_remembered_for_some_35_runs() -> None:
+    model = make()
+    model._scores.extend([1.0] * 100 + [3.0])
+    margins = []
+    for _ in range(60):
+        margins.append(float(model._margin(np.array([2]))[0]))
+        model._scores.append(1.0)
+    assert margins[30] == 3.0
+    assert margins[45] == 1.0
 
 
 def test_runs_that_were_faster_than_expected_make_no_margin_below_1() -> None:
