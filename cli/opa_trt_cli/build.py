@@ -38,7 +38,7 @@ def command(
     Finished stages are kept in FOLDER.work: stopped, the same command goes on.
     """
     from opa_trt.builder import build, read_recipe
-    from opa_trt_cli.console import INTERRUPTED, StageLines, say, say_json
+    from opa_trt_cli.console import StageLines, resumable, say, say_json
 
     found = read_recipe(recipe)
     if checkpoint is not None:
@@ -48,14 +48,11 @@ def command(
     if threads is not None:
         found = replace(found, compile=replace(found.compile, threads=threads))
     place = out or Path(f"{found.name}.opa")
-    try:
-        with StageLines(quiet=as_json) as lines:
-            manifest = build(
-                found, place, data=data, skip_bad_images=skip_bad_images, progress=lines
-            )
-    except KeyboardInterrupt:
-        say("Interrupted. The same command goes on after the last finished stage.", err=True)
-        raise click.exceptions.Exit(INTERRUPTED) from None
+    with (
+        resumable("The same command goes on after the last finished stage."),
+        StageLines(quiet=as_json) as lines,
+    ):
+        manifest = build(found, place, data=data, skip_bad_images=skip_bad_images, progress=lines)
     if as_json:
         say_json(
             {

@@ -6,7 +6,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -52,6 +53,16 @@ def say_table(
     if not console.is_terminal:
         console = Console(highlight=False, width=PIPED_WIDTH)
     console.print(table)
+
+
+@contextmanager
+def resumable(how: str) -> Iterator[None]:
+    """Ctrl-C within ends the command with status 130 and says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"Interrupted. {how}", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 def _plain(value: Any) -> Any:

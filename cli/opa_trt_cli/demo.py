@@ -52,15 +52,20 @@ def command(
     import opa_trt
     from opa_trt.builder import build, read_recipe
     from opa_trt.builder.sources import load_splits
+    from opa_trt.evaluate.picture import require_matplotlib
     from opa_trt.evaluate.stream import choose_deadlines, make_stream, run_arms
-    from opa_trt_cli.console import StageLines
+    from opa_trt_cli.console import StageLines, resumable
 
+    require_matplotlib()
     begun = time.perf_counter()
     recipe = read_recipe("digits")
     chosen = replace(recipe.compile, backends=(backend,), threads=threads or 0)
     recipe = replace(recipe, compile=chosen)
     place = picture or out.with_suffix(".png")
-    with StageLines(quiet=as_json) as lines:
+    with (
+        resumable("The same command goes on after the last finished stage."),
+        StageLines(quiet=as_json) as lines,
+    ):
         build(recipe, out, progress=lines)
         images = load_splits(recipe, None).test
         stream = make_stream(images, recipe.data.degradations, groups, GROUP_SIZE, recipe.seed)

@@ -59,4 +59,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except OSError as exc:
+        if exc.filename is None:
+            raise
+        say(f"Error: {exc.filename}: {exc.strerror}.", err=True)
+        sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,30 @@ def command(bundle: Path, verify: bool, as_json: bool) -> None:
         _print(opened, verified)
 
 
-def _verify(opened: Any) -> dict[str, Any]:
+def _verify(opened: Any) -> list[dict[str, Any]]:
+    """Every node on every backend that the bundle has engines for, and on the portable form's own.
+
+    Raises:
+        ParityError: an engine that the bundle brought along, or compiled here, is wrong.
+    """
+    from opa_trt.backends import backend, backend_names
+
+    brought = {engine.target.backend for engine in opened.manifest.engines} | {"torchscript"}
+    vendors = [backend(name) for name in backend_names() if name in brought]
+    return [
+        _verify_on(opened, vendor)
+        for vendor in vendors
+        if vendor.availability() and vendor.tolerance is not None
+    ]
+
+
+def _verify_on(opened: Any, vendor: Any) -> dict[str, Any]:
     from opa_trt.clock import MonotonicClock
-    from opa_trt.runtime.engines import EngineLoader, choose_backend, verify
+    from opa_trt.runtime.engines import EngineLoader, verify
     from opa_trt.store import EngineStore
 
-    vendor = choose_backend(opened, "auto")
-    loader = EngineLoader(opened, vendor, opened.manifest.threads, EngineStore(), MonotonicClock())
+    threads = min(opened.manifest.threads, os.cpu_count() or 1)
+    loader = EngineLoader(opened, vendor, threads, EngineStore(), MonotonicClock(), strict=True)
     engines = loader.engines()
     differences = {
         node.name: verify(engines[node.segment], opened.tree, node, loader.canary, vendor.tolerance)
@@ -47,14 +65,13 @@ def _verify(opened: Any) -> dict[str, Any]:
         engine.close()
     return {
         "backend": vendor.name,
-        "files": len(opened.manifest.files),
         "largest_difference": max(differences.values()),
         "tolerance": vendor.tolerance,
         "nodes": differences,
     }
 
 
-def _facts(opened: Any, verified: dict[str, Any] | None) -> dict[str, Any]:
+def _facts(opened: Any, verified: list[dict[str, Any]] | None) -> dict[str, Any]:
     manifest = opened.manifest
     return {
         "bundle": str(opened.path),
@@ -77,7 +94,7 @@ def _facts(opened: Any, verified: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _print(opened: Any, verified: dict[str, Any] | None) -> None:
+def _print(opened: Any, verified: list[dict[str, Any]] | None) -> None:
     from opa_trt_cli.console import say, say_table
 
     manifest = opened.manifest
@@ -102,10 +119,10 @@ def _print(opened: Any, verified: dict[str, Any] | None) -> None:
     say()
     for stage, found in manifest.report.items():
         say(f" {stage:<10} {found.get('line', '')}")
-    if verified is not None:
+    for found in verified or ():
         say(
-            f"\nverified on {verified['backend']}: {len(verified['nodes'])} engines agree with "
-            f"their canaries, largest difference {verified['largest_difference']:.0e}"
+            f"\nverified on {found['backend']}: {len(found['nodes'])} engines agree with "
+            f"their canaries, largest difference {found['largest_difference']:.0e}"
         )
 
 

@@ -42,7 +42,7 @@ def command(
 
     from opa_trt.builder import read_recipe
     from opa_trt.builder.training import train_recipe
-    from opa_trt_cli.console import INTERRUPTED, StageLines, say, say_json
+    from opa_trt_cli.console import StageLines, resumable, say, say_json
 
     found = read_recipe(recipe)
     if steps is not None:
@@ -51,12 +51,11 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     place = out or Path(f"{found.name}.safetensors")
-    try:
-        with StageLines(quiet=as_json) as lines:
-            log = train_recipe(found, place, data, skip_bad_images=skip_bad_images, progress=lines)
-    except KeyboardInterrupt:
-        say("Interrupted. The same command goes on from the last saved step.", err=True)
-        raise click.exceptions.Exit(INTERRUPTED) from None
+    with (
+        resumable("The same command goes on from the last saved step."),
+        StageLines(quiet=as_json) as lines,
+    ):
+        log = train_recipe(found, place, data, skip_bad_images=skip_bad_images, progress=lines)
     if as_json:
         say_json({"weights": str(place), "bytes": place.stat().st_size, "log": log})
     else:

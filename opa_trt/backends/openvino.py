@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,12 +17,14 @@ from opa_trt.errors import CompileError
 from opa_trt.tree import Segment, Target
 
 INSTALL = "pip install 'opa-trt[openvino]'"
+TYPES = {"uint8": np.uint8, "float32": np.float32}
 
 
 class OpenVinoBackend(Backend):
     """Engines are OpenVINO's own exported models. Running one needs no torch code."""
 
     name = "openvino"
+    revision = 2
     executes_code = False
 
     def availability(self) -> Availability:
@@ -39,16 +42,7 @@ class OpenVinoBackend(Backend):
     def _compile(self, segment: Segment, target: Target) -> bytes:
         import openvino as ov
 
-        example = tuple(
-            torch.zeros((2, *spec.shape), dtype=getattr(torch, spec.dtype))
-            for spec in segment.inputs
-        )
-        batch = ov.Dimension(target.min_batch, target.max_batch)
-        model = ov.convert_model(
-            read_trace(segment.form("torchscript")),
-            example_input=example,
-            input=[ov.PartialShape([batch, *spec.shape]) for spec in segment.inputs],
-        )
+        model = _converted(segment, target)
         if len(model.outputs) != len(segment.outputs):
             msg = f"OpenVINO sees {len(model.outputs)} outputs in {segment.name}."
             raise CompileError(
@@ -89,6 +83,32 @@ class OpenVinoEngine(Engine):
 
     def _close(self) -> None:
         self._request = None
+
+
+def _converted(segment: Segment, target: Target) -> Any:
+    """OpenVINO's model of a trace, for every batch size of the target.
+
+    The frontend is called directly: ``openvino.convert_model`` does the same, but reports each
+    call to its maker over the network.
+    """
+    import openvino as ov
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    example = tuple(
+        torch.zeros((2, *spec.shape), dtype=getattr(torch, spec.dtype)) for spec in segment.inputs
+    )
+    decoder = TorchScriptPythonDecoder(
+        read_trace(segment.form("torchscript")), example_input=example
+    )
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    model = frontend.convert(frontend.load(decoder))
+    batch = ov.Dimension(target.min_batch, target.max_batch)
+    for port, spec in zip(model.inputs, segment.inputs, strict=True):
+        port.get_node().set_element_type(ov.Type(TYPES[spec.dtype]))
+        port.get_node().set_partial_shape(ov.PartialShape([batch, *spec.shape]))
+    model.validate_nodes_and_infer_types()
+    return model
 
 
 def _options(target: Target) -> dict[str, Any]:

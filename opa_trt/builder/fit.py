@@ -126,7 +126,7 @@ def fit_predictor(groups: Groups, codes: Floats, *, seed: int) -> Predictor:
         hidden_layer_sizes=LAYERS,
         alpha=DECAY,
         learning_rate_init=1e-3,
-        batch_size=256,
+        batch_size=min(256, groups.accuracy.size),
         max_iter=ROUNDS,
         tol=1e-5,
         random_state=seed,

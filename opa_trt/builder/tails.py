@@ -27,14 +27,14 @@ def candidates(cut: Cut, pioneer: Arch, count: int, seed: int) -> list[Arch]:
     unique = dict.fromkeys(space.graft(pioneer, arch, stages) for arch in pool)
     ordered = sorted(unique, key=lambda arch: (cut.tail_macs(arch), str(arch)))
     sizes = np.log([cut.tail_macs(arch) for arch in ordered])
+    if count == 1:
+        return [ordered[-1]]
     chosen: dict[Arch, None] = dict.fromkeys((ordered[0], ordered[-1]))
-    for aim in np.linspace(sizes[0], sizes[-1], count):
+    for aim in np.linspace(sizes[0], sizes[-1], count)[1:-1]:
         for index in np.argsort(np.abs(sizes - aim), kind="stable"):
             if ordered[index] not in chosen:
                 chosen[ordered[index]] = None
                 break
-        if len(chosen) >= count:
-            break
     return sorted(chosen, key=lambda arch: (cut.tail_macs(arch), str(arch)))
 
 
@@ -77,11 +77,12 @@ def pareto_layers(macs: Sequence[int], accuracy: Sequence[float]) -> list[int]:
     layer = 0
     while -1 in layers:
         left = [i for i, found in enumerate(layers) if found == -1]
-        front, best = [], -1.0
+        front: list[int] = []
         for i in sorted(left, key=lambda i: (macs[i], -accuracy[i])):
-            if accuracy[i] > best:
+            last = front[-1] if front else None
+            equal = last is not None and (macs[i], accuracy[i]) == (macs[last], accuracy[last])
+            if last is None or equal or accuracy[i] > accuracy[last]:
                 front.append(i)
-                best = accuracy[i]
         for i in front:
             layers[i] = layer
         layer += 1

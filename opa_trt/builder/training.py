@@ -11,6 +11,7 @@ import torch
 from opa_trt import __version__
 from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import load_splits, source_of
+from opa_trt.errors import CheckpointError
 from opa_trt.progress import Progress
 from opa_trt.supernet import save_supernet
 from opa_trt.training.shrinking import train
@@ -41,6 +42,9 @@ def train_recipe(
     Raises:
         OpaError: DataError, RecipeError, CheckpointError (a state of another run) …
     """
+    if out.is_dir():
+        message = f"{out} is a folder."
+        raise CheckpointError(message, expected="a file to write the weights to.")
     progress = progress or Progress()
     progress.start("data")
     splits = load_splits(recipe, data, skip_bad_images=skip_bad_images, progress=progress)

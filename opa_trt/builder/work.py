@@ -45,7 +45,7 @@ class Work:
         place = self.folder / stage
         try:
             record = json.loads((place / FACTS).read_text(encoding="utf-8"))
-            if record["key"] != self.key:
+            if not isinstance(record, dict) or record["key"] != self.key:
                 return None
             arrays = load((place / ARRAYS).read_bytes())
             blobs = {name: (place / BLOBS / name).read_bytes() for name in record["blobs"]}
@@ -65,7 +65,7 @@ class Work:
             (place / BLOBS).mkdir()
             for name, data in finding.blobs.items():
                 (place / BLOBS / name).write_bytes(data)
-            arrays = {key: np.ascontiguousarray(value) for key, value in finding.arrays.items()}
+            arrays = {key: np.asarray(value, order="C") for key, value in finding.arrays.items()}
             (place / ARRAYS).write_bytes(save(arrays))
             (place / FACTS).write_text(json.dumps(record), encoding="utf-8")
 

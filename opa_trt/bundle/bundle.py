@@ -178,4 +178,4 @@ def check_place(path: Path) -> None:
 
 def pack_arrays(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
     """Arrays as safetensors bytes."""
-    return save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
+    return save({key: np.asarray(value, order="C") for key, value in arrays.items()})

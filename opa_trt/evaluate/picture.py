@@ -36,11 +36,9 @@ def draw_stream(
     Raises:
         BackendUnavailable: matplotlib is missing.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError as exc:
-        message = "pictures need matplotlib, which is not installed."
-        raise BackendUnavailable(message, remedy="pip install 'opa-trt[plots]'") from exc
+    require_matplotlib()
+    import matplotlib as mpl
+
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -63,6 +61,8 @@ def draw_stream(
         _latency(axes[2][column], own, deadline)
         _accuracy(axes[3][column], own)
         axes[3][column].set_xlabel("group (100 images each)" if _hundreds(stream) else "group")
+    slowest = max(answer.ms for arm in arms for answer in arm.answers)
+    axes[2][0].set_ylim(0, 1.08 * max(slowest, *deadlines))
     for row, label in enumerate(("content", "who answers", "latency, ms", "accuracy, %")):
         axes[row][0].set_ylabel(label)
     handles, labels = axes[3][0].get_legend_handles_labels()
@@ -70,6 +70,19 @@ def draw_stream(
     figure.suptitle(title, fontsize=12)
     _save(figure, path)
     plt.close(figure)
+
+
+def require_matplotlib() -> None:
+    """Nothing, where pictures can be drawn.
+
+    Raises:
+        BackendUnavailable: matplotlib is missing; says what installs it.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as exc:
+        message = "pictures need matplotlib, which is not installed."
+        raise BackendUnavailable(message, remedy="pip install 'opa-trt[plots]'") from exc
 
 
 def _content(axis: Any, stream: Sequence[StreamGroup]) -> None:
@@ -106,7 +119,6 @@ def _latency(axis: Any, arms: Sequence[Arm], deadline: float) -> None:
         axis.plot([a.ms for a in arm.answers], color=_colour(arm), lw=_width(arm) * 0.8)
     axis.axhline(deadline, color="black", ls="--", lw=1)
     axis.text(0, deadline, " deadline", va="bottom", fontsize=7)
-    axis.set_ylim(bottom=0)
     axis.grid(axis="y", lw=0.3)
 
 
@@ -119,7 +131,7 @@ def _accuracy(axis: Any, arms: Sequence[Arm]) -> None:
 
 def _smooth(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Mean over ``SMOOTH`` neighbours, fewer at the ends."""
-    kernel = np.ones(SMOOTH)
+    kernel = np.ones(min(SMOOTH, len(values)))
     norm = np.convolve(np.ones(len(values)), kernel, "same")
     result: np.ndarray[Any, Any] = np.convolve(values, kernel, "same") / norm
     return result

@@ -106,22 +106,20 @@ def run_arms(
         progress: hears of every group.
     """
     progress = progress or Progress()
-    answers: dict[tuple[float, int], list[Answer]] = {
-        (deadline, i): [] for deadline in deadlines for i in range(len(arms))
-    }
+    answers: list[list[list[Answer]]] = [[[] for _ in arms] for _ in deadlines]
     done = 0
-    for deadline in deadlines:
+    for under, deadline in zip(answers, deadlines, strict=True):
         for index, group in enumerate(stream):
             for i in _turn(len(arms), index):
                 session.use(arms[i][0])
                 result = session.infer(group.pixels, deadline)
-                answers[deadline, i].append(_answer(result, group))
+                under[i].append(_answer(result, group))
             done += 1
             progress.advance(done)
     return [
-        Arm(arms[i][0], arms[i][1], deadline, tuple(answers[deadline, i]))
-        for deadline in deadlines
-        for i in range(len(arms))
+        Arm(policy, label, deadline, tuple(given))
+        for under, deadline in zip(answers, deadlines, strict=True)
+        for (policy, label), given in zip(arms, under, strict=True)
     ]
 
 

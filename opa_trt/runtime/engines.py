@@ -109,6 +109,7 @@ class EngineLoader:
         clock: what tells the time while profiling.
         compile: ``auto`` compiles what is missing, ``never`` refuses.
         trusted: whether forms that can execute code may be read.
+        strict: whether an engine that is there but wrong is an error, rather than compiled again.
     """
 
     bundle: Bundle
@@ -118,6 +119,7 @@ class EngineLoader:
     clock: Clock
     compile: str = "auto"
     trusted: bool = True
+    strict: bool = False
 
     def __post_init__(self) -> None:
         self.target: Target = self.vendor.target(
@@ -166,6 +168,8 @@ class EngineLoader:
                 engine = self._loaded(data, segment)
                 self._verify(engine, node)
             except (EngineError, ParityError) as exc:
+                if self.strict:
+                    raise
                 log.warning("%s engine of %s rejected, compiling: %s", origin, node.name, exc)
                 if origin == "stored":
                     self.store.drop_engine(key)

@@ -62,7 +62,7 @@ TINY: dict[str, Any] = {
     "calibrate": {"images": 200, "batch": 150},
     "compile": {"backends": ["torchscript"], "max_batch": 8, "threads": 1},
     "measure": {"buckets": [1, 8], "seconds": 0.001},
-    "fit": {"images": 70, "groups": 20, "group_size": 10},
+    "fit": {"images": 140, "groups": 20, "group_size": 10},
 }
 
 

@@ -258,6 +258,21 @@ def test_a_tails_accuracy_is_that_of_the_network_in_one_piece(built: Any) -> Non
     assert built.manifest.nodes[-1].accuracy == near
 
 
+def test_the_held_out_figures_are_those_of_the_test_images(built: Any, session: Session) -> None:
+    recipe = built.recipe
+    test = load_splits(recipe, None).test
+    pixels, labels, _ = draw(test, source_of(recipe), recipe.fit.images, recipe.seed + 1)
+    session.use("static:pioneer")
+    logits = session.infer(pixels, float("inf")).logits
+    right = logits.argmax(axis=1) == labels
+    judged = read_knowledge(Bundle(built.path)).estimator.right(logits)
+    reported, edge = built.manifest.report["fit"], 1.5 / len(labels)  # one may lie on the edge
+    assert reported["judgement"] == pytest.approx((judged == right).mean(), abs=edge)
+    assert reported["judgement_base"] == pytest.approx(
+        max(right.mean(), 1 - right.mean()), abs=edge
+    )
+
+
 def test_the_build_machines_profiles_are_found_again(built: Any) -> None:
     measured = built.manifest.report["measure"]["latency"]
     with opa_trt.load(built.path, store=built.store, threads=1) as session:

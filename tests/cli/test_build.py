@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from opa_trt.builder import STAGES
+from opa_trt.builder import STAGES, Recipe
 from opa_trt.bundle import Bundle
 from opa_trt_cli.console import StageLines
 
@@ -85,9 +85,18 @@ def test_build_takes_weights_of_another_place(
     assert Bundle(here / "tiny.opa").manifest.recipe["checkpoint"] == "tiny.safetensors"
 
 
-def test_build_takes_another_number_of_threads(call: Any, arguments: Arguments, here: Path) -> None:
+def test_build_takes_another_number_of_threads(
+    call: Any, arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def stopped(recipe: Recipe, *others: object, **options: object) -> None:
+        asked.append(recipe.compile.threads)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("opa_trt.builder.build", stopped)
     call(*arguments, "--threads", 2)
-    assert Bundle(here / "tiny.opa").manifest.threads == 2
+    assert asked == [2]
 
 
 def test_build_leaves_out_bad_images_if_asked(
@@ -161,7 +170,7 @@ def test_show_verifies_every_engine(call: Any, bundle: Path) -> None:
 
 @pytest.mark.usefixtures("known_machine")
 def test_verified_json_has_every_nodes_difference(call: Any, bundle: Path) -> None:
-    found = call("show", bundle, "--verify", "--json").json()["verified"]
+    (found,) = call("show", bundle, "--verify", "--json").json()["verified"]
     assert list(found["nodes"]) == ["pioneer", "tail1", "tail2", "tail3"]
     assert 0 <= found["largest_difference"] <= found["tolerance"]
 

@@ -36,9 +36,13 @@ def test_every_picture_has_a_row(run: Any, shared_photos: Path) -> None:
     assert [line.split()[0] for line in called.out.splitlines()[1:10]] == files
 
 
+def test_several_groups_are_counted(run: Any) -> None:
+    assert run("--group", 4).out.splitlines()[-1].startswith("9 images in 3 groups")
+
+
 def test_the_summary_tells_accuracy_and_deadlines(run: Any) -> None:
     last = run().out.splitlines()[-1]
-    assert last.startswith("9 images in 1 groups")
+    assert last.startswith("9 images in 1 group ")
     assert "% right" in last
     assert "100.0% of deadlines of 60000 ms met" in last
 
@@ -52,7 +56,7 @@ def test_csv_has_a_row_for_every_picture(run: Any) -> None:
 
 
 def test_with_csv_the_summary_goes_to_stderr(run: Any) -> None:
-    assert run("--csv").err.splitlines()[-1].startswith("9 images in 1 groups")
+    assert run("--csv").err.splitlines()[-1].startswith("9 images in 1 group ")
 
 
 def test_json_is_one_object(run: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from opa_trt.errors import BackendUnavailable
@@ -89,6 +90,21 @@ def test_every_deadline_has_a_column(tmp_path: Path) -> None:
         with Image.open(path) as picture:
             widths.append(picture.width)
     assert widths[1] == pytest.approx(3 * widths[0], rel=0.02)
+
+
+def test_every_deadline_is_in_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    save = Figure.savefig
+
+    def look(self: Figure, *arguments: object, **options: object) -> None:
+        rows = [self.axes[start : start + 3] for start in range(0, 12, 3)]
+        seen.extend(axis.get_ylim()[1] for axis in rows[2])
+        save(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    deadlines = (4.0, 9.0, 20.0)  # no answer takes longer than 9 ms
+    draw_stream(tmp_path / "stream.png", stream_of(6), arms_of(6, deadlines), NODES, "a title")
+    assert all(top > deadline for top, deadline in zip(seen, deadlines, strict=True))
 
 
 def test_an_old_picture_is_replaced(tmp_path: Path) -> None:

@@ -126,7 +126,6 @@ def test_every_arm_answers_every_group(session: Session, stream: list[StreamGrou
     assert {len(arm.answers) for arm in run_arms(session, stream, ARMS, (5.0, 50.0))} == {GROUPS}
 
 
-@pytest.mark.xfail(reason="answers are kept by deadline, and equal deadlines share them")
 def test_equal_deadlines_are_runs_of_their_own(session: Session, stream: list[StreamGroup]) -> None:
     assert {len(arm.answers) for arm in run_arms(session, stream, ARMS, (5.0, 5.0))} == {GROUPS}
 

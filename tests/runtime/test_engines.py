@@ -219,6 +219,18 @@ def test_a_wrong_engine_of_the_bundle_is_compiled_again(
     np.testing.assert_allclose(session.infer(toy.images(3), 1).logits, wanted, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("data", "error"), [(b"nonsense", EngineError), (b"engine of medium", ParityError)]
+)
+def test_a_wrong_engine_of_the_bundle_is_an_error_where_verifying_is_the_point(
+    vendor: Counting, toy: Any, tmp_path: Path, data: bytes, error: type[Exception]
+) -> None:
+    path = toy.pack(tmp_path / "b", engines=bundled(toy, vendor, {"small": data}))
+    loader = EngineLoader(Bundle(path), vendor, 1, EngineStore(), VirtualClock(), strict=True)
+    with pytest.raises(error):
+        loader.engines()
+
+
 def test_the_engine_compiled_in_its_place_is_found_the_next_time(
     load: Any, vendor: Counting, toy: Any, tmp_path: Path
 ) -> None:
