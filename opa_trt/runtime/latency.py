@@ -14,9 +14,7 @@ from opa_trt.tree import Tree
 
 READING_WEIGHT = 0.3  # of this group's pioneer against the filtered slowdown: one reading is noise
 FORGET = 0.15  # weight of the newest group in the filtered values
-WINDOW = 100  # residuals that the margin is taken from
-LEAST_RESIDUALS = 20
-AGEING = 0.97  # weight of a residual against that of the one after it
+WINDOW = 100  # residuals that the margin is taken from, and groups after which one is forgotten
 QUANTILE = 0.99
 OVERHEADS = 50
 
@@ -26,9 +24,9 @@ class LatencyModel:
 
     A node's profiled median is scaled by the slowdown (this group's entry reading blended with
     the filtered one, in logarithms) and by the node's own recent residual, then by a margin: the
-    99 % quantile of measured over predicted latency among recent runs (conformal, newer runs
-    weigh more: one outlier is remembered for some 35), or the profile's own p99 over p50 until
-    there are enough.
+    99 % quantile of measured over predicted latency among ``WINDOW`` residuals. Those of the last
+    ``WINDOW`` groups count; the profile's own p99 over p50 stands in for those that are missing,
+    so a node that is not tried for a while is tried again, and one outlier in a hundred is none.
 
     Args:
         tree: the nodes.
@@ -49,7 +47,8 @@ class LatencyModel:
         }
         self._log_slowdown = 0.0
         self._log_residual = np.zeros(len(self._index))
-        self._scores: deque[float] = deque(maxlen=WINDOW)
+        self._scores: deque[tuple[int, float]] = deque(maxlen=WINDOW)
+        self._group = 0
         self._overheads: deque[float] = deque(maxlen=OVERHEADS)
 
     @property
@@ -99,7 +98,8 @@ class LatencyModel:
         return math.exp(blended)
 
     def observe_entry(self, node: str, batch: int, measured_ms: float) -> None:
-        """Let an entry's reading move the filtered slowdown."""
+        """A group has entered: let its reading move the filtered slowdown, and residuals age."""
+        self._group += 1
         ratio = _log_ratio(measured_ms, self.profiled(node, batch))
         self._log_slowdown += FORGET * (ratio - self._log_slowdown)
 
@@ -107,21 +107,19 @@ class LatencyModel:
         """Let a later node's residual move its correction and the margin."""
         error = _log_ratio(measured_ms, expected_ms)
         self._log_residual[self._index[node]] += FORGET * error
-        self._scores.append(math.exp(error))
+        self._scores.append((self._group, math.exp(error)))
 
     def observe_overhead(self, ms: float) -> None:
         """Note what the runtime itself took after a decision."""
         self._overheads.append(max(0.0, ms))
 
     def _margin(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        if len(self._scores) < LEAST_RESIDUALS:
-            return self._spread[rows]
-        scores = np.array(self._scores)
-        weights = AGEING ** np.arange(len(scores), 0, -1)
-        order = np.argsort(scores)
-        reached = np.cumsum(weights[order]) / weights.sum()
-        margin = scores[order][np.searchsorted(reached, QUANTILE)]
-        return np.full(len(rows), max(1.0, float(margin)))
+        """``[len(rows)]`` the factor on the expectation that ``QUANTILE`` of runs stay below."""
+        recent = [score for group, score in self._scores if self._group - group < WINDOW]
+        padding = np.repeat(self._spread[rows, None], WINDOW - len(recent), axis=1)
+        pool = np.hstack([np.tile(recent, (len(rows), 1)), padding])
+        rank = math.ceil(QUANTILE * WINDOW) - 1
+        return np.maximum(1.0, np.partition(pool, rank, axis=1)[:, rank])
 
 
 def _spread(profile: LatencyProfile) -> float:
