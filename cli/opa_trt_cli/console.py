@@ -14,7 +14,6 @@ import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -88,7 +87,7 @@ class StageLines(Progress):
         self._bars = Bars(
             TextColumn(" {task.description:<10}"),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
@@ -97,6 +96,7 @@ class StageLines(Progress):
             disable=not sys.stderr.isatty(),
         )
         self._task: TaskID | None = None
+        self._total: int | None = None
         self._stage, self._begun = "", 0.0
 
     def __enter__(self) -> StageLines:
@@ -111,11 +111,13 @@ class StageLines(Progress):
             self._stage, self._begun = stage, time.perf_counter()
         if self._task is not None:
             self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(stage, total=total, note="")
+        self._total = total
+        self._task = self._bars.add_task(stage, total=total, count="", note="")
 
     def advance(self, done: int, note: str = "") -> None:
         if self._task is not None:
-            self._bars.update(self._task, completed=done, note=note)
+            count = f"{done}/{self._total}" if self._total else ""
+            self._bars.update(self._task, completed=done, count=count, note=note)
 
     def finish(self, stage: str, found: str) -> None:
         if self._task is not None:
