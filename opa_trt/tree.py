@@ -191,5 +191,9 @@ class Tree:
                 raise ConfigError(msg, expected="logits.")
             stack.extend((*path, name) for name in reversed(node.successors))
 
+    def route_to(self, end: str) -> Route:
+        """The one way from an entry to the logits of ``end``, a node that has logits."""
+        return next(route for route in self.routes() if route.last == end)
+
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]

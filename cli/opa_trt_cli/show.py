@@ -51,23 +51,19 @@ def _verify(opened: Any) -> list[dict[str, Any]]:
 
 def _verify_on(opened: Any, vendor: Any) -> dict[str, Any]:
     from opa_trt.clock import MonotonicClock
-    from opa_trt.runtime.engines import EngineLoader, verify
+    from opa_trt.runtime.engines import EngineLoader
     from opa_trt.store import EngineStore
 
     threads = min(opened.manifest.threads, os.cpu_count() or 1)
     loader = EngineLoader(opened, vendor, threads, EngineStore(), MonotonicClock(), strict=True)
     engines = loader.engines()
-    differences = {
-        node.name: verify(engines[node.segment], opened.tree, node, loader.canary, vendor.tolerance)
-        for node in opened.manifest.nodes
-    }
     for engine in engines.values():
         engine.close()
     return {
         "backend": vendor.name,
-        "largest_difference": max(differences.values()),
+        "largest_difference": max(loader.differences.values()),
         "tolerance": vendor.tolerance,
-        "nodes": differences,
+        "nodes": loader.differences,
     }
 
 

@@ -17,6 +17,7 @@ from opa_trt.builder.work import Finding
 from opa_trt.clock import Clock
 from opa_trt.errors import BackendUnavailable, ParityError
 from opa_trt.progress import Progress
+from opa_trt.runtime.engines import difference
 from opa_trt.store import EngineStore, engine_key, measure
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Segment, Target
 
@@ -124,7 +125,8 @@ def _contest(
 def _add(made: Compiled, vendor: Backend, segment: Segment, target: Target, canary: Canary) -> None:
     data = vendor.compile(segment, target)
     engine = vendor.load(data, segment, target)
-    made.worst = max(made.worst, _difference(engine, segment, canary, vendor.tolerance))
+    worst = _checked(engine, segment, canary, vendor.tolerance)
+    made.worst = max(made.worst, worst)
     engine.close()
     same = next((form for form, form_data in segment.forms.items() if form_data == data), None)
     file = f"{segment.name}.{vendor.name}"
@@ -151,15 +153,11 @@ def _feature_keys(canary: Canary, batch: int) -> list[str]:
     return [key for key in canary if key.endswith(f"/{batch}/{FEATURES}")]
 
 
-def _difference(engine: Engine, segment: Segment, canary: Canary, tolerance: float | None) -> float:
-    errors = [0.0]
-    for key in [key for key in canary if key.startswith(f"{segment.name}/")]:
-        _, batch, output = key.split("/")
-        outputs = engine.run(canary_input(segment, canary, int(batch)))
-        wanted = torch.from_numpy(np.ascontiguousarray(canary[key]))
-        scale = max(1.0, float(wanted.abs().max()))
-        errors.append(float((outputs[output] - wanted).abs().max()) / scale)
-    worst = float(np.max(errors))  # nan stays nan
+def _checked(engine: Engine, segment: Segment, canary: Canary, tolerance: float | None) -> float:
+    """The engine's difference from what eager torch makes of the canary, within the tolerance."""
+    worst = difference(
+        engine, segment.name, canary, lambda batch: canary_input(segment, canary, batch)
+    )
     if tolerance is not None and not worst <= tolerance:
         message = f"{segment.name} on {engine.target.backend} differs by {worst:.1e} from eager."
         raise ParityError(message, expected=f"at most {tolerance:.0e}.")
@@ -195,12 +193,7 @@ class Runner:
             name: (engine, canary_input(engine.segment, self._canary, engine.target.max_batch))
             for name, engine in self._engines.items()
         }
-        found = measure(engines, buckets, self._clock, seconds)
-        for name, profile in found.items():
-            if self._vendor.stored:
-                engine = self._engines[name]
-                key = engine_key(engine.segment, engine.target, self._vendor)
-                self._store.put_profile(key, profile.to_dict())
+        found = self._store.measure(engines, self._vendor, buckets, self._clock, seconds)
         return {name: profile.to_dict() for name, profile in found.items()}
 
     def answers(self, images: Tensor) -> dict[str, npt.NDArray[np.float32]]:

@@ -47,9 +47,7 @@ def _manifest(parts: Parts) -> Manifest:
         recipe=recipe.to_dict(),
         recipe_sha256=recipe.digest(),
         classes=parts.classes,
-        images=ImageSpec(
-            data.size, "float32" if data.float_images else "uint8", data.mean, data.std
-        ),
+        images=ImageSpec(data.size, data.dtype, data.mean, data.std),
         nodes=tuple(_nodes(parts)),
         segments={
             name: SegmentEntry(

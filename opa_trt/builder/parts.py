@@ -194,8 +194,7 @@ class Parts:
     def segments(self) -> dict[str, Segment]:
         """Every segment with its portable form."""
         data, traced = self.recipe.data, self.found["trace"]
-        dtype = "float32" if data.float_images else "uint8"
-        images = TensorSpec(IMAGES, (3, data.size, data.size), dtype)
+        images = TensorSpec(IMAGES, (3, data.size, data.size), data.dtype)
         features = TensorSpec(FEATURES, tuple(traced.facts["features"]))
         logits = TensorSpec(LOGITS, (len(self.classes),))
         return {

@@ -57,6 +57,11 @@ class DataRecipe:
     clean: float = 0.25
     float_images: bool = False
 
+    @property
+    def dtype(self) -> str:
+        """Of the images that a bundle takes."""
+        return "float32" if self.float_images else "uint8"
+
 
 @dataclass(frozen=True)
 class PioneerRecipe:

@@ -32,7 +32,7 @@ class StaticPolicy:
             message = f"policy static takes the option 'node', got {sorted(options)}."
             raise ConfigError(message)
         self.node = route_end(tree, node)
-        path = next(route.nodes for route in tree.routes() if route.last == self.node)
+        path = tree.route_to(self.node).nodes
         self.entry: str | None = path[0]
         self._next = dict(itertools.pairwise(path))
 

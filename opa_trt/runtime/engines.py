@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from opa_trt.errors import (
     TargetMismatch,
     UntrustedForm,
 )
-from opa_trt.store import EngineStore, LatencyProfile, engine_key, measure
+from opa_trt.store import EngineStore, LatencyProfile, engine_key
 from opa_trt.tree import IMAGES, Node, Segment, Target, Tree
 
 log = logging.getLogger(__name__)
@@ -83,18 +83,34 @@ def verify(
     Raises:
         ParityError: beyond ``tolerance`` (None: outputs mean nothing and are not compared).
     """
-    worst = 0.0
-    for batch in canary_batches(canary):
-        outputs = engine.run(canary_inputs(tree, node, canary, batch))
-        for name, values in outputs.items():
-            wanted = _tensor(canary, f"{node.name}/{batch}/{name}")
-            scale = max(1.0, float(wanted.abs().max()))
-            error = float((values - wanted).abs().max()) / scale
-            worst = max(worst, error if np.isfinite(error) else np.inf)
+    worst = difference(
+        engine, node.name, canary, lambda batch: canary_inputs(tree, node, canary, batch)
+    )
+    worst = worst if np.isfinite(worst) else np.inf
     if tolerance is not None and worst > tolerance:
         message = f"{node.name} on {engine.target.backend} differs by {worst:.1e} from its canary."
         raise ParityError(message, expected=f"at most {tolerance:.0e}.")
     return worst
+
+
+def difference(
+    engine: Engine, name: str, canary: Arrays, inputs: Callable[[int], Mapping[str, Tensor]]
+) -> float:
+    """The largest difference of ``engine`` from the canary, over the largest value (or 1).
+
+    Args:
+        engine: what is compared.
+        name: of the node whose outputs the canary holds.
+        canary: inputs and reference outputs.
+        inputs: what the canary feeds the engine at a batch size.
+    """
+    errors = [0.0]
+    for batch in canary_batches(canary):
+        for output, values in engine.run(inputs(batch)).items():
+            wanted = _tensor(canary, f"{name}/{batch}/{output}")
+            scale = max(1.0, float(wanted.abs().max()))
+            errors.append(float((values - wanted).abs().max()) / scale)
+    return float(np.max(errors))  # nan stays nan
 
 
 @dataclass
@@ -126,6 +142,7 @@ class EngineLoader:
             max_batch=self.bundle.manifest.max_batch, threads=self.threads
         )
         self.canary: Arrays = self.bundle.arrays(CANARY)
+        self.differences: dict[str, float] = {}  # of every verified node from its canary
 
     def engines(self) -> dict[str, Engine]:
         """A verified engine for every segment, by segment name."""
@@ -227,6 +244,7 @@ class EngineLoader:
 
     def _verify(self, engine: Engine, node: Node) -> None:
         error = verify(engine, self.bundle.tree, node, self.canary, self.vendor.tolerance)
+        self.differences[node.name] = error
         log.debug("%s verified against its canary, difference %.1e", node.name, error)
 
     def _stored_profile(self, engine: Engine) -> LatencyProfile | None:
@@ -249,12 +267,9 @@ class EngineLoader:
     ) -> dict[str, LatencyProfile]:
         """Profiles of the engines that have none here, kept for the next time."""
         log.info("%s: measuring the latency of %d engines", self.bundle.path, len(missing))
-        found = measure(missing, self.bundle.manifest.buckets, self.clock, PROFILE_SECONDS)
-        for name, profile in found.items():
-            if self.vendor.stored:
-                key = engine_key(missing[name][0].segment, self.target, self.vendor)
-                self.store.put_profile(key, profile.to_dict())
-        return found
+        return self.store.measure(
+            missing, self.vendor, self.bundle.manifest.buckets, self.clock, PROFILE_SECONDS
+        )
 
 
 def _tensor(arrays: Arrays, key: str) -> Tensor:

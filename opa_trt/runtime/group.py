@@ -77,9 +77,7 @@ class Group:
         latency = self.machinery.latency
         slowdown = latency.slowdown
         expected = latency.expected(entry.name, len(rows))
-        pixels = (
-            self.pixels if len(rows) == len(self.pixels) else self.pixels[rows[0] : rows[-1] + 1]
-        )
+        pixels = self.pixels[rows[0] : rows[-1] + 1]
         outputs, measured = self._execute(entry, {IMAGES: pixels})
         reading = latency.read(entry.name, len(rows), measured)
         latency.observe_entry(entry.name, len(rows), measured)

@@ -216,8 +216,7 @@ class Session:
             UnknownNameError: no such node.
             ConfigError: it has no logits.
         """
-        end = route_end(self.tree, node)
-        path = next(route.nodes for route in self.tree.routes() if route.last == end)
+        path = self.tree.route_to(route_end(self.tree, node)).nodes
         return sum(self._profiles[name].at(batch, quantile) for name in path)
 
     def __repr__(self) -> str:

@@ -6,15 +6,18 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+from torch import Tensor
 
 from opa_trt import atomic
-from opa_trt.backends import Backend
+from opa_trt.backends import Backend, Engine
+from opa_trt.clock import Clock
+from opa_trt.store.latency import LatencyProfile, measure
 from opa_trt.store.machine import fingerprint, instruction_set
 from opa_trt.tree import Segment, Target
 
@@ -84,6 +87,23 @@ class EngineStore:
     def put_profile(self, key: str, values: Mapping[str, Any]) -> None:
         """Keep a latency profile, atomically."""
         atomic.write_text(self._profile_path(key), json.dumps(dict(values), indent=1))
+
+    def measure(
+        self,
+        engines: Mapping[str, tuple[Engine, Mapping[str, Tensor]]],
+        backend: Backend,
+        batches: Sequence[int],
+        clock: Clock,
+        seconds: float,
+    ) -> dict[str, LatencyProfile]:
+        """``latency.measure`` engines of ``backend``, and keep what is found for the next time."""
+        found = measure(engines, batches, clock, seconds)
+        if backend.stored:
+            for name, profile in found.items():
+                engine, _ = engines[name]
+                key = engine_key(engine.segment, engine.target, backend)
+                self.put_profile(key, profile.to_dict())
+        return found
 
     def _engine_path(self, key: str) -> Path:
         return self.root / "engines" / f"{key}.engine"

@@ -391,7 +391,7 @@ def test_profiles_are_measured_once_a_machine(
     load: Any, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load(toy_bundle).profiles
-    monkeypatch.setattr("opa_trt.runtime.engines.measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("opa_trt.store.store.measure", lambda *_: pytest.fail("measured"))
     assert load(toy_bundle).profiles == first
     assert first["tiny"].batches == (1, 4, 8)
 
