@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import logging
 import sys
-from importlib import import_module
 
 import click
 
 import opa_trt
 from opa_trt_cli.console import INTERRUPTED, say
+from opa_trt_cli.lazy import LazyGroup
 
-COMMANDS = ("demo", "build", "train", "run", "show", "recipes", "doctor")
+COMMANDS = (
+    "demo",
+    "build",
+    "train",
+    "run",
+    "show",
+    "recipes",
+    "doctor",
+    "arch",
+    "import-ofa",
+    "export",
+    "search",
+)
 
 
-class Commands(click.Group):
-    """Looks commands up by module name, so that ``--help`` imports none of their needs."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command = import_module(f"opa_trt_cli.{cmd_name}").command
-        assert isinstance(command, click.Command)
-        return command
-
-
-@click.group(cls=Commands)
+@click.group(cls=LazyGroup, package="opa_trt_cli", names=COMMANDS)
 @click.version_option(opa_trt.__version__, prog_name="opa-trt")
 @click.option("-v", "--verbose", is_flag=True, help="Log what the library does.")
 def cli(verbose: bool) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from opa_trt.supernet import Space
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -31,6 +34,41 @@ def data(command: Command) -> Command:
         metavar="FOLDER",
         help="Images: train/<class>/* and test/<class>/* (or val/).",
     )(command)
+
+
+def space(command: Command) -> Command:
+    """``--space`` and ``--width``; ``read_space`` makes a space of them."""
+    command = click.option(
+        "--width", type=float, help="Channel multiplier of a published space: 1.0 or 1.2, 1.3."
+    )(command)
+    return click.option(
+        "--space",
+        metavar="NAME",
+        help="mobilenet_v3, proxyless, resnet50d, or the recipe of another space.",
+    )(command)
+
+
+def read_space(name: str, width: float | None, *, classes: int = 1000) -> Space:
+    """The published space ``name`` at ``width``, or the space of the recipe of that name.
+
+    Raises:
+        ConfigError: a width that means nothing for it, or no such space or recipe.
+    """
+    from opa_trt.builder import read_recipe
+    from opa_trt.errors import ConfigError, OpaError, UnknownNameError
+    from opa_trt.supernet import published_space, space_names
+
+    if name in space_names():
+        return published_space(name, width=width, classes=classes)
+    try:
+        recipe = read_recipe(name)
+    except OpaError as exc:
+        kind = "space"
+        raise UnknownNameError(kind, name, space_names()) from exc
+    if width not in (None, 1):
+        message = f"width {width:g} for the space of recipe {name}."
+        raise ConfigError(message, expected="none: the recipe says its width.")
+    return recipe.make_space()
 
 
 def threads(command: Command) -> Command:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from opa_trt.builder import pooling
 from opa_trt.builder.canary import canary_arrays
-from opa_trt.builder.fold import fold
 from opa_trt.builder.network import Cut, Pioneer
 from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import source_of
@@ -23,7 +22,8 @@ from opa_trt.clock import Clock
 from opa_trt.errors import CheckpointError, RecipeError
 from opa_trt.progress import Progress
 from opa_trt.store import EngineStore
-from opa_trt.supernet import Arch, Supernet, load_supernet
+from opa_trt.supernet import Arch, Supernet, load
+from opa_trt.supernet.fold import fold
 from opa_trt.supernet.preprocess import Preprocess
 from opa_trt.training.batches import Source
 from opa_trt.training.data import Images, Splits
@@ -88,7 +88,7 @@ class Parts:
     def supernet(self) -> Supernet:
         """The weights, checked against the recipe's space."""
         space = self.recipe.make_space(len(self.classes))
-        return load_supernet(self.checkpoint, expected=space)
+        return load(self.checkpoint, expected=space)
 
     @cached_property
     def cut(self) -> Cut:

@@ -23,7 +23,7 @@ def candidates(cut: Cut, pioneer: Arch, count: int, seed: int) -> list[Arch]:
     ends = [space.smallest(side), space.largest(side)]
     draw = np.random.default_rng([seed, 21])
     pool = ends + [space.sample(draw, resolution=side) for _ in range(10 * count)]
-    pool += [_uniform(cut, draw, side) for _ in range(10 * count)]
+    pool += [space.sample_even(draw, side) for _ in range(10 * count)]
     unique = dict.fromkeys(space.graft(pioneer, arch, stages) for arch in pool)
     ordered = sorted(unique, key=lambda arch: (cut.tail_macs(arch), str(arch)))
     sizes = np.log([cut.tail_macs(arch) for arch in ordered])
@@ -36,17 +36,6 @@ def candidates(cut: Cut, pioneer: Arch, count: int, seed: int) -> list[Arch]:
                 chosen[ordered[index]] = None
                 break
     return sorted(chosen, key=lambda arch: (cut.tail_macs(arch), str(arch)))
-
-
-def _uniform(cut: Cut, draw: np.random.Generator, side: int) -> Arch:
-    """An arch with one depth, kernel size and expand ratio throughout: the corners of a space."""
-    space = cut.supernet.space
-    return space.arch(
-        resolution=side,
-        depths=int(draw.choice(space.depth_choices)),
-        kernel_sizes=int(draw.choice(space.kernel_choices)),
-        expand_ratios=draw.choice(space.expand_choices).item(),
-    )
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import load_splits, source_of
 from opa_trt.errors import CheckpointError
 from opa_trt.progress import Progress
-from opa_trt.supernet import save_supernet
+from opa_trt.supernet import save
 from opa_trt.training.shrinking import train
 
 
@@ -71,6 +71,6 @@ def train_recipe(
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    save_supernet(state.supernet, out, half=True, notes=notes)
+    save(state.supernet, out, half=True, notes=notes)
     shutil.rmtree(folder, ignore_errors=True)
     return state.log

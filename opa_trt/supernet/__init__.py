@@ -1,19 +1,27 @@
 """Spaces, archs, super-networks and their checkpoints (offline only)."""
 
 from opa_trt.supernet.arch import Arch
-from opa_trt.supernet.checkpoint import load_supernet, read_notes, save_supernet
-from opa_trt.supernet.space import Cost, Space, space_from_dict
-from opa_trt.supernet.spaces import MobileNetV3Space
+from opa_trt.supernet.checkpoint import load, read_notes, save
+from opa_trt.supernet.cost import Cost
+from opa_trt.supernet.genome import Genome, Population
+from opa_trt.supernet.space import Space, published_space, space_from_dict, space_names
+from opa_trt.supernet.spaces import MobileNetV3Space, ProxylessSpace, ResNet50DSpace
 from opa_trt.supernet.supernet import Supernet
 
 __all__ = [
     "Arch",
     "Cost",
+    "Genome",
     "MobileNetV3Space",
+    "Population",
+    "ProxylessSpace",
+    "ResNet50DSpace",
     "Space",
     "Supernet",
-    "load_supernet",
+    "load",
+    "published_space",
     "read_notes",
-    "save_supernet",
+    "save",
     "space_from_dict",
+    "space_names",
 ]

@@ -35,9 +35,13 @@ class Arch:
 
     def __str__(self) -> str:
         """As people write it: ``r32 d1-2 k3-35 e1-36`` (one group a stage)."""
-        kernels = "-".join("".join(map(str, stage)) for stage in self.kernel_sizes)
-        expands = "-".join("".join(f"{e:g}" for e in stage) for stage in self.expand_ratios)
-        return f"r{self.resolution} d{'-'.join(map(str, self.depths))} k{kernels} e{expands}"
+        parts = [f"r{self.resolution}", f"d{'-'.join(map(str, self.depths))}"]
+        for letter, stages in (("k", self.kernel_sizes), ("e", self.expand_ratios)):
+            if stages:
+                parts.append(letter + "-".join(map(_joined, stages)))
+        if self.widths:
+            parts.append(f"w{'-'.join(f'{width:g}' for width in self.widths)}")
+        return " ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``from_dict`` reads them back."""
@@ -74,3 +78,9 @@ class Arch:
                 msg,
                 expected="numbers for resolution and depths, a list a stage for the others.",
             ) from exc
+
+
+def _joined(values: tuple[Ratio, ...]) -> str:
+    """``346``, or ``0.2,0.35`` where a value has more than one digit."""
+    texts = [f"{value:g}" for value in values]
+    return ("" if max(map(len, texts)) == 1 else ",").join(texts)

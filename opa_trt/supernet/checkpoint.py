@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save as safetensors
 
 from opa_trt import atomic
 from opa_trt.errors import CheckpointError
@@ -20,7 +20,7 @@ FORMAT = "opa_trt.supernet"
 VERSION = 1
 
 
-def save_supernet(
+def save(
     supernet: Supernet, path: Path, *, half: bool = False, notes: Mapping[str, Any] | None = None
 ) -> None:
     """Write weights and space to ``path``, atomically.
@@ -28,7 +28,7 @@ def save_supernet(
     Args:
         supernet: what to write.
         path: a ``.safetensors`` file.
-        half: store float32 tensors as float16 (``load_supernet`` reads them back as float32).
+        half: store float32 tensors as float16 (``load`` reads them back as float32).
         notes: JSON values kept beside the space: recipe, seed, steps.
     """
     tensors = {
@@ -42,11 +42,11 @@ def save_supernet(
         "space": json.dumps(supernet.space.to_dict()),
         "notes": json.dumps(dict(notes or {})),
     }
-    atomic.write_bytes(path, save(tensors, metadata=metadata))
+    atomic.write_bytes(path, safetensors(tensors, metadata=metadata))
 
 
-def load_supernet(path: Path | str, *, expected: Space | None = None) -> Supernet:
-    """Read what ``save_supernet`` wrote, in float32 and evaluation mode.
+def load(path: Path | str, *, expected: Space | None = None) -> Supernet:
+    """Read what ``save`` wrote, in float32 and evaluation mode.
 
     Args:
         path: the file.
@@ -81,10 +81,10 @@ def load_supernet(path: Path | str, *, expected: Space | None = None) -> Superne
 
 
 def read_notes(path: Path | str) -> dict[str, Any]:
-    """What ``save_supernet`` was given as ``notes``.
+    """What ``save`` was given as ``notes``.
 
     Raises:
-        CheckpointError: as ``load_supernet`` says, or the notes cannot be read.
+        CheckpointError: as ``load`` says, or the notes cannot be read.
     """
     metadata, _ = _read(Path(path))
     try:

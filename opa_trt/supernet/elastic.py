@@ -60,6 +60,32 @@ def copy_weights(plain: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -
     return plain
 
 
+@torch.no_grad()
+def copy_linear(linear: nn.Linear, features: int) -> nn.Linear:
+    """``linear`` on its first ``features`` inputs, as a layer of its own."""
+    plain = nn.Linear(features, linear.out_features)
+    plain.weight.copy_(linear.weight[:, :features])
+    plain.bias.copy_(linear.bias)
+    return plain
+
+
+def sorted_order(importance: Tensor, widths: Sequence[int]) -> Tensor:
+    """Channels by descending ``importance``, each range between ascending ``widths`` on its own."""
+    return torch.cat(
+        [
+            low + importance[low:high].argsort(descending=True, stable=True)
+            for low, high in itertools.pairwise((0, *widths))
+        ]
+    )
+
+
+def permute_norm(norm: nn.BatchNorm2d, order: Tensor) -> None:
+    """Reorder the channels of ``norm``, in place."""
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        values = getattr(norm, key)
+        values.copy_(values[order])
+
+
 class ElasticKernel(nn.Module):
     """Depthwise weights ``[C, 1, K, K]`` and the matrices that turn them into smaller kernels.
 
@@ -218,20 +244,13 @@ class ElasticBlock(nn.Module):
         Attention's hidden channels are sorted over their whole range, as OFA's code does, so
         with squeeze-and-excitation the smaller widths change a little even then.
         """
-        importance = self.project.weight.abs().sum((0, 2, 3))
-        widths = [self.spec.middle(ratio) for ratio in self.ratios[: level + 1]]
-        bounds = [0, *reversed(widths)]
-        order = torch.cat(
-            [
-                low + importance[low:high].argsort(descending=True, stable=True)
-                for low, high in itertools.pairwise(bounds)
-            ]
-        )
+        widths = [self.spec.middle(ratio) for ratio in reversed(self.ratios[: level + 1])]
+        order = sorted_order(self.project.weight.abs().sum((0, 2, 3)), widths)
         if self.expand is not None and self.expand_norm is not None:
             self.expand.weight.copy_(self.expand.weight[order])
-            _permute_norm(self.expand_norm, order)
+            permute_norm(self.expand_norm, order)
         self.depthwise.weight.copy_(self.depthwise.weight[order])
-        _permute_norm(self.depthwise_norm, order)
+        permute_norm(self.depthwise_norm, order)
         self.project.weight.copy_(self.project.weight[:, order])
         if self.squeeze_excite is not None:
             _permute_attention(self.squeeze_excite, order)
@@ -245,12 +264,6 @@ def _copy_attention(layer: SqueezeExcite, width: int) -> SqueezeExcite:
     copy_weights(plain.reduce, layer.reduce.weight[:middle, :width], layer.reduce.bias[:middle])
     copy_weights(plain.expand, layer.expand.weight[:width, :middle], layer.expand.bias[:width])
     return plain
-
-
-def _permute_norm(norm: nn.BatchNorm2d, order: Tensor) -> None:
-    for key in ("weight", "bias", "running_mean", "running_var"):
-        values = getattr(norm, key)
-        values.copy_(values[order])
 
 
 def _permute_attention(layer: SqueezeExcite, order: Tensor) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from opa_trt.errors import ConfigError
-from opa_trt.supernet.space import Cost
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
@@ -76,29 +75,3 @@ def convolution(
 ) -> nn.Conv2d:
     """A convolution padded by ``kernel // 2``."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=bias)
-
-
-def convolution_cost(
-    size: int, inputs: int, outputs: int, kernel: int, groups: int = 1, bias: bool = False
-) -> Cost:
-    """Cost of a convolution whose *output* has side ``size``."""
-    weights = kernel * kernel * (inputs // groups) * outputs
-    return Cost(weights * size * size, weights + (outputs if bias else 0))
-
-
-def norm_cost(channels: int) -> Cost:
-    """Cost of a batch norm: no MACs, two parameters a channel."""
-    return Cost(0, 2 * channels)
-
-
-def squeeze_excite_cost(channels: int) -> Cost:
-    """Cost of ``SqueezeExcite(channels)``."""
-    middle = make_divisible(channels // 4)
-    return convolution_cost(1, channels, middle, 1, bias=True) + convolution_cost(
-        1, middle, channels, 1, bias=True
-    )
-
-
-def linear_cost(inputs: int, outputs: int) -> Cost:
-    """Cost of a linear layer with bias."""
-    return Cost(inputs * outputs, inputs * outputs + outputs)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -13,21 +14,14 @@ from torch import nn
 
 from opa_trt.errors import ArchError, ConfigError, UnknownNameError
 from opa_trt.supernet.arch import Arch, Ratio
+from opa_trt.supernet.cost import Cost
+from opa_trt.supernet.genome import Genome, Kind
+from opa_trt.supernet.operators import Operator, Term
 
 Floats = npt.NDArray[np.float32]
 _SPACES: dict[str, type[Space]] = {}
-SMALLEST_SIDE, SIDE_STEP = 16, 4  # of resolutions, in pixels
-
-
-@dataclass(frozen=True)
-class Cost:
-    """MACs of one image and parameters; costs add up over parts."""
-
-    macs: int
-    params: int
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.macs + other.macs, self.params + other.params)
+SIDE_STEP = 4  # resolutions are multiples of this, in pixels
+SMALLEST_SIDE, SMALLEST_LISTED = 32, 16  # the smallest for any space, and that a space may list
 
 
 class ElasticPart(nn.Module, ABC):
@@ -48,21 +42,24 @@ class ElasticPart(nn.Module, ABC):
 class Space(ABC):
     """The choices of a super-network. Subclasses add what they need to build it.
 
-    ``slots`` are the blocks that each stage has at its deepest. Choices are ascending.
+    Choices are ascending. A space without elastic kernels has no ``kernel_choices``; one of a
+    fixed width has no ``width_choices``.
     """
 
     name: ClassVar[str]
+    elastic_kernel: ClassVar[bool] = True
+    stem_depths: ClassVar[int] = 0  # leading entries of an arch's depths that are the stem's
+    stem_widths: ClassVar[int] = 0  # leading entries of its widths
 
     classes: int
     resolutions: tuple[int, ...]
-    slots: tuple[int, ...]
-    depth_choices: tuple[int, ...]
     kernel_choices: tuple[int, ...]
     expand_choices: tuple[Ratio, ...]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _SPACES[cls.name] = cls
+        if "name" in vars(cls):
+            _SPACES[cls.name] = cls
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -70,29 +67,66 @@ class Space(ABC):
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
         _check_types(self)
-        for key in ("resolutions", "depth_choices", "kernel_choices", "expand_choices"):
-            values = getattr(self, key)
-            if not values or list(values) != sorted(set(values)) or values[0] <= 0:
-                msg = f"{key} = {list(values)}."
-                raise ConfigError(msg, expected="positive values, ascending, no repeats.")
+        if self.classes <= 0:
+            msg = f"classes = {self.classes}."
+            raise ConfigError(msg, expected="above 0.")
+        for key in ("resolutions", *(f.name for f in fields(self) if f.name.endswith("_choices"))):
+            if key != "kernel_choices" or self.elastic_kernel:
+                _check_choices(key, getattr(self, key))
         if any(kernel % 2 == 0 for kernel in self.kernel_choices):
             msg = f"kernel_choices = {list(self.kernel_choices)}."
             raise ConfigError(msg, expected="odd kernel sizes.")
-        if not all(map(_is_side, self.resolutions)):
+        if self.resolutions[0] < SMALLEST_LISTED or any(r % SIDE_STEP for r in self.resolutions):
             msg = f"resolutions = {list(self.resolutions)}."
-            raise ConfigError(msg, expected=f"multiples of {SIDE_STEP}, at least {SMALLEST_SIDE}.")
+            raise ConfigError(msg, expected=f"multiples of {SIDE_STEP} from {SMALLEST_LISTED} up.")
 
     # --- what a space defines -----------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def slots(self) -> tuple[int, ...]:
+        """Blocks of each stage at its deepest."""
+
+    @property
+    @abstractmethod
+    def depth_options(self) -> tuple[tuple[int, ...], ...]:
+        """The choices of each entry of an arch's depths, the stem's (if any) first."""
+
+    @property
+    def width_slots(self) -> int:
+        """Entries of an arch's widths."""
+        return 0
+
+    @property
+    def width_choices(self) -> tuple[Ratio, ...]:
+        """The choices of each of them."""
+        return ()
 
     @abstractmethod
     def elastic_parts(self) -> dict[str, ElasticPart]:
         """Freshly initialised parts in order: ``stem``, ``stage1`` …, ``head``."""
 
     @abstractmethod
-    def costs(self, arch: Arch) -> dict[str, Cost]:
-        """Cost of every part for one image at ``arch.resolution``, counted from the arch alone."""
+    def terms(self) -> tuple[Term, ...]:
+        """What runs, in order, as functions of the genes that each piece depends on."""
 
     # --- costs --------------------------------------------------------------------------------
+
+    def operators(self, arch: Arch) -> dict[str, list[Operator]]:
+        """What every part runs, in order."""
+        values = self.genome.values(arch)
+        found: dict[str, list[Operator]] = {}
+        for term in self.terms():
+            run = term.operators(*(values[gene] for gene in term.genes))
+            found.setdefault(term.part, []).extend(run)
+        return found
+
+    def costs(self, arch: Arch) -> dict[str, Cost]:
+        """Cost of every part for one image at ``arch.resolution``, counted from the arch alone."""
+        return {
+            part: sum((operator.cost for operator in run), Cost(0, 0))
+            for part, run in self.operators(arch).items()
+        }
 
     def macs(self, arch: Arch) -> int:
         """Multiply-accumulates of one image (convolutions and linear layers; OFA, Table 1)."""
@@ -104,6 +138,11 @@ class Space(ABC):
 
     # --- archs --------------------------------------------------------------------------------
 
+    @cached_property
+    def genome(self) -> Genome:
+        """The same choices as integers, for whole populations."""
+        return Genome(self)
+
     def arch(
         self,
         *,
@@ -111,40 +150,56 @@ class Space(ABC):
         depths: int | Sequence[int] | None = None,
         kernel_sizes: int | Sequence[int] | None = None,
         expand_ratios: Ratio | Sequence[Ratio] | None = None,
+        widths: Ratio | Sequence[Ratio] | None = None,
     ) -> Arch:
         """An arch from one value for all, or from flat lists (an entry a slot, as OFA has them).
 
-        What is left out is the largest choice. Entries that the depth leaves out are dropped.
+        What is left out is the largest choice. Entries that the depth leaves out are dropped. One
+        depth for all is that of the stages; a stage that is never so deep takes its largest.
 
         Raises:
             ArchError: a list of the wrong length, or a value outside the space.
         """
-        deep = self._spread("depths", depths, self.depth_choices[-1], len(self.slots))
-        kernels = self._spread(
-            "kernel_sizes", kernel_sizes, self.kernel_choices[-1], sum(self.slots)
-        )
-        expands = self._spread(
-            "expand_ratios", expand_ratios, self.expand_choices[-1], sum(self.slots)
-        )
+        if isinstance(depths, int):
+            depths = self._depths_of(depths)
+        deepest = [options[-1] for options in self.depth_options]
+        deep = self._spread("depths", depths, deepest)
+        blocks = sum(self.slots)
+        kernels = self._spread("kernel_sizes", kernel_sizes, self.kernel_choices[-1:] * blocks)
+        expands = self._spread("expand_ratios", expand_ratios, self.expand_choices[-1:] * blocks)
+        wide = self._spread("widths", widths, self.width_choices[-1:] * self.width_slots)
         starts = np.cumsum((0, *self.slots[:-1])).tolist()
-        spans = [slice(s, s + max(d, 0)) for s, d in zip(starts, deep, strict=True)]
+        kept = deep[self.stem_depths :]
+        spans = [slice(s, s + max(d, 0)) for s, d in zip(starts, kept, strict=True)]
         arch = Arch(
             resolution=self.resolutions[-1] if resolution is None else resolution,
             depths=tuple(deep),
-            kernel_sizes=tuple(tuple(kernels[span]) for span in spans),
+            kernel_sizes=tuple(tuple(kernels[s]) for s in spans) if self.kernel_choices else (),
             expand_ratios=tuple(tuple(expands[span]) for span in spans),
+            widths=tuple(wide),
         )
         self.validate(arch)
         return arch
 
-    def _spread(self, what: str, given: Any, default: Any, length: int) -> list[Any]:
-        value = default if given is None else given
-        if isinstance(value, int | float):
-            return [value] * length
-        if len(value) != length:
-            msg = f"{what} has {len(value)} entries."
-            raise ArchError(msg, expected=f"{length} or a number.")
-        return list(value)
+    def _depths_of(self, depth: int) -> list[int]:
+        stem, stages = (
+            self.depth_options[: self.stem_depths],
+            self.depth_options[self.stem_depths :],
+        )
+        deepest = max(options[-1] for options in stages)
+        capped = [min(depth, options[-1]) if depth <= deepest else depth for options in stages]
+        return [*(options[-1] for options in stem), *capped]
+
+    def _spread(self, what: str, given: Any, largest: Sequence[Any]) -> list[Any]:
+        if given is None:
+            return list(largest)
+        if isinstance(given, int | float):
+            return [given] * len(largest)
+        if len(given) != len(largest):
+            msg = f"{what} has {len(given)} entries."
+            expected = f"{len(largest)} or a number." if largest else f"none in {self.name}."
+            raise ArchError(msg, expected=expected)
+        return list(given)
 
     def largest(self, resolution: int | None = None) -> Arch:
         """Every choice at its maximum."""
@@ -152,71 +207,115 @@ class Space(ABC):
 
     def smallest(self, resolution: int | None = None) -> Arch:
         """Every choice at its minimum (the resolution too, unless given)."""
-        return self.arch(
-            resolution=self.resolutions[0] if resolution is None else resolution,
-            depths=self.depth_choices[0],
-            kernel_sizes=self.kernel_choices[0],
-            expand_ratios=self.expand_choices[0],
-        )
+        smallest = self.genome.arch(np.zeros(len(self.genome), dtype=np.int16))
+        return smallest if resolution is None else self.at(smallest, resolution)
+
+    def at(self, arch: Arch, resolution: int) -> Arch:
+        """``arch`` at another resolution; ArchError where it is none."""
+        moved = replace(arch, resolution=resolution)
+        self.validate(moved)
+        return moved
 
     def validate(self, arch: Arch) -> None:
         """Check that ``arch`` lies in this space.
 
-        A resolution may be any multiple of 4 from 16 up; ``resolutions`` are those sampled.
+        A resolution may be any multiple of 4 from 32 up; ``resolutions`` are those sampled.
 
         Raises:
             ArchError: names the value and the choices.
         """
-        if not _is_side(arch.resolution):
+        side = arch.resolution
+        if side not in self.resolutions and (side < SMALLEST_SIDE or side % SIDE_STEP):
             msg = f"resolution {arch.resolution}."
             raise ArchError(msg, expected=f"a multiple of {SIDE_STEP}, at least {SMALLEST_SIDE}.")
-        if arch.widths:
+        if len(arch.widths) != self.width_slots:
             msg = f"widths {arch.widths}."
-            raise ArchError(msg, expected=f"none: the width of {self.name} is fixed.")
-        if len(arch.depths) != len(self.slots):
+            many = f"{self.width_slots} of {list(self.width_choices)}."
+            none = f"none: the width of {self.name} is fixed."
+            raise ArchError(msg, expected=many if self.width_slots else none)
+        for entry, width in enumerate(arch.widths):
+            _check(f"width {entry + 1}", width, self.width_choices)
+        if len(arch.depths) != len(self.depth_options):
             msg = f"depths has {len(arch.depths)} entries."
-            raise ArchError(msg, expected=f"{len(self.slots)} stages.")
-        for stage, depth in enumerate(arch.depths):
-            _check(f"depth of stage {stage + 1}", depth, self.depth_choices)
-            for what, values, choices in (
-                ("kernel size", arch.kernel_sizes, self.kernel_choices),
-                ("expand ratio", arch.expand_ratios, self.expand_choices),
-            ):
-                if len(values) != len(self.slots) or len(values[stage]) != depth:
-                    msg = f"stage {stage + 1} has depth {depth}, but {what}s {values}."
-                    raise ArchError(
-                        msg,
-                        expected="one value a block.",
-                    )
-                for value in values[stage]:
-                    _check(f"{what} in stage {stage + 1}", value, choices)
+            raise ArchError(msg, expected=f"{len(self.depth_options)}.")
+        for entry, (depth, options) in enumerate(zip(arch.depths, self.depth_options, strict=True)):
+            stage = entry - self.stem_depths + 1
+            _check(f"depth of stage {stage}" if stage > 0 else "depth of the stem", depth, options)
+        self._validate_blocks("kernel size", arch, arch.kernel_sizes, self.kernel_choices)
+        self._validate_blocks("expand ratio", arch, arch.expand_ratios, self.expand_choices)
+
+    def _validate_blocks(
+        self,
+        what: str,
+        arch: Arch,
+        stages: Sequence[Sequence[Ratio]],
+        choices: Sequence[Ratio],
+    ) -> None:
+        if not choices:
+            if stages:
+                msg = f"{what}s {stages}."
+                raise ArchError(msg, expected=f"none: {self.name} has no choice of {what}.")
+            return
+        for stage, depth in enumerate(arch.depths[self.stem_depths :]):
+            if len(stages) != len(self.slots) or len(stages[stage]) != depth:
+                msg = f"stage {stage + 1} has depth {depth}, but {what}s {stages}."
+                raise ArchError(msg, expected="one value a block.")
+            for value in stages[stage]:
+                _check(f"{what} in stage {stage + 1}", value, choices)
+
+    @property
+    def choice_counts(self) -> dict[Kind, int]:
+        """How many choices there are of each kind, in the gene that has most."""
+        counts: dict[Kind, int] = {}
+        for gene in self.genome.genes:
+            counts[gene.kind] = max(counts.get(gene.kind, 0), len(gene.choices))
+        return counts
 
     def sample(
         self,
         rng: np.random.Generator,
         *,
         resolution: int | None = None,
-        depths: Sequence[int] | None = None,
-        kernels: Sequence[int] | None = None,
-        expands: Sequence[Ratio] | None = None,
+        largest: Mapping[Kind, int] | None = None,
     ) -> Arch:
-        """A random arch; ``depths``, ``kernels``, ``expands`` narrow the choices drawn from."""
-        count = sum(self.slots)
-        return self.arch(
-            resolution=int(rng.choice(self.resolutions)) if resolution is None else resolution,
-            depths=[int(d) for d in rng.choice(depths or self.depth_choices, len(self.slots))],
-            kernel_sizes=[int(k) for k in rng.choice(kernels or self.kernel_choices, count)],
-            expand_ratios=[e.item() for e in rng.choice(expands or self.expand_choices, count)],
-        )
+        """A random arch.
+
+        Args:
+            rng: draws one number a gene, kind by kind.
+            resolution: drawn too where it is not given.
+            largest: for a kind of choice (``depth``, ``width``, ``kernel``, ``expand``) of how
+                many of its largest values to draw; of all where it is not named.
+        """
+        genome = self.genome
+        row = np.zeros(len(genome), dtype=np.int16)
+        for kind in ("resolution", "depth", "kernel", "expand", "width"):
+            columns = genome.columns(kind)
+            if not columns or (kind == "resolution" and resolution is not None):
+                continue
+            counts = genome.counts[columns].astype(np.int64)
+            drawn = np.minimum(counts, (largest or {}).get(kind, counts.max()))
+            row[columns] = counts - drawn + rng.integers(0, drawn)
+        arch = genome.arch(row)
+        return arch if resolution is None else self.at(arch, resolution)
+
+    def sample_even(self, rng: np.random.Generator, resolution: int) -> Arch:
+        """A random arch that makes one choice of depth, of kernel, … throughout: a corner."""
+        genome = self.genome
+        row = np.zeros(len(genome), dtype=np.int16)
+        for kind in ("depth", "kernel", "expand", "width"):
+            columns = genome.columns(kind)
+            row[columns] = (rng.random() * genome.counts[columns]).astype(np.int16)
+        return self.at(genome.arch(row), resolution)
 
     def graft(self, base: Arch, other: Arch, stages: int) -> Arch:
-        """``base``'s resolution and first ``stages`` stages, followed by ``other``'s rest."""
+        """``base``'s resolution, stem and first ``stages`` stages, followed by ``other``'s rest."""
+        deep, wide = self.stem_depths + stages, self.stem_widths + stages
         arch = Arch(
             resolution=base.resolution,
-            depths=base.depths[:stages] + other.depths[stages:],
+            depths=base.depths[:deep] + other.depths[deep:],
             kernel_sizes=base.kernel_sizes[:stages] + other.kernel_sizes[stages:],
             expand_ratios=base.expand_ratios[:stages] + other.expand_ratios[stages:],
-            widths=base.widths,
+            widths=base.widths[:wide] + other.widths[wide:],
         )
         self.validate(arch)
         return arch
@@ -226,18 +325,18 @@ class Space(ABC):
     @property
     def encoding_size(self) -> int:
         """Length of ``encode``'s vector: 46 for the published MobileNetV3 space."""
-        return 2 * sum(self.slots) + len(self.slots) + 1
+        return len(self.genome)
 
     def encode(self, arch: Arch) -> Floats:
-        """``[encoding_size] float32``: kernels, expand ratios, depths, resolution (OPA, IV-C).
+        """``[encoding_size] float32``: kernels, expand ratios, depths, … resolution (OPA, IV-C).
 
-        Each value is divided by the largest of its kind; slots that the depth leaves out are 0.
+        Each value is divided by the largest of its gene; slots that the depth leaves out are 0.
+        Widths, where a space has them, stand before the resolution.
         """
-        kernels = self._slotted(arch.kernel_sizes, self.kernel_choices[-1])
-        expands = self._slotted(arch.expand_ratios, self.expand_choices[-1])
-        depths = [depth / self.depth_choices[-1] for depth in arch.depths]
-        side = [arch.resolution / self.resolutions[-1]]
-        return np.array([*kernels, *expands, *depths, *side], dtype=np.float32)
+        genome = self.genome
+        values = np.array(genome.values(arch), dtype=np.float64)
+        values[~genome.counted(arch)] = 0.0
+        return (values / self._scales)[self._order].astype(np.float32)
 
     def decode(self, code: npt.ArrayLike) -> Arch:
         """The arch that ``encode`` turned into ``code``.
@@ -249,28 +348,31 @@ class Space(ABC):
         if values.shape != (self.encoding_size,) or not np.isfinite(values).all():
             msg = f"a code of shape {values.shape}."
             raise ArchError(msg, expected=f"({self.encoding_size},), finite.")
-        arch = self._nearest_arch(values)
+        found = np.empty_like(values)
+        found[self._order] = values
+        found *= self._scales
+        nearest = [
+            int(np.abs(np.array(gene.choices, dtype=np.float64) - value).argmin())
+            for gene, value in zip(self.genome.genes, found, strict=True)
+        ]
+        arch = self.at(self.genome.arch(np.array(nearest, dtype=np.int16)), round(found[0]))
         if not np.allclose(self.encode(arch), values, rtol=0.0, atol=2e-3):
             msg = f"a code that no arch has; the nearest arch is {arch}."
             raise ArchError(msg, expected="what encode gives.")
         return arch
 
-    def _nearest_arch(self, values: npt.NDArray[np.float64]) -> Arch:
-        count = sum(self.slots)
-        depths = np.rint(values[2 * count : -1] * self.depth_choices[-1]).astype(int).tolist()
-        return self.arch(
-            resolution=round(float(values[-1]) * self.resolutions[-1]),
-            depths=depths,
-            kernel_sizes=_nearest(values[:count] * self.kernel_choices[-1], self.kernel_choices),
-            expand_ratios=_nearest(
-                values[count : 2 * count] * self.expand_choices[-1], self.expand_choices
-            ),
-        )
+    @cached_property
+    def _scales(self) -> npt.NDArray[np.float64]:
+        scales = {
+            kind: max(max(self.genome.genes[c].choices) for c in self.genome.columns(kind))
+            for kind in {gene.kind for gene in self.genome.genes}
+        }
+        return np.array([scales[gene.kind] for gene in self.genome.genes], dtype=np.float64)
 
-    def _slotted(self, stages: Sequence[Sequence[Ratio]], scale: Ratio) -> Iterator[float]:
-        for slots, values in zip(self.slots, stages, strict=True):
-            yield from (value / scale for value in values)
-            yield from [0.0] * (slots - len(values))
+    @cached_property
+    def _order(self) -> list[int]:
+        kinds: tuple[Kind, ...] = ("kernel", "expand", "depth", "width", "resolution")
+        return [column for kind in kinds for column in self.genome.columns(kind)]
 
     # --- on disk ------------------------------------------------------------------------------
 
@@ -287,20 +389,50 @@ def space_from_dict(values: Mapping[str, Any]) -> Space:
         UnknownNameError: the space, or one of its parameters, does not exist.
         ConfigError: a parameter has an impossible value.
     """
-    import opa_trt.supernet.spaces  # noqa: F401 - registers the spaces
-
     given = dict(values)
     name = given.pop("name", None)
-    if not isinstance(name, str) or name not in _SPACES:
-        msg = "space"
-        raise UnknownNameError(msg, str(name), _SPACES)
-    space = _SPACES[name]
+    space = _space_named(name)
     known = [field.name for field in fields(space)]
     for key in given:
         if key not in known:
-            msg = f"parameter of space {name}"
-            raise UnknownNameError(msg, key, known)
+            kind = f"parameter of space {name}"
+            raise UnknownNameError(kind, key, known)
     return space(**given)
+
+
+def published_space(name: str, *, width: float | None = None, classes: int = 1000) -> Space:
+    """OFA's space ``name`` (``mobilenet_v3``, ``proxyless``, ``resnet50d``) for 224 px images.
+
+    Args:
+        name: which one.
+        width: the multiplier of its channels; its published one by default.
+        classes: of the classifier.
+
+    Raises:
+        UnknownNameError: there is no space of that name.
+        ConfigError: a width other than 1 for a space whose width is a choice of the arch.
+    """
+    space = _space_named(name)
+    if "width" in {field.name for field in fields(space)}:
+        return space(classes=classes, **({} if width is None else {"width": float(width)}))
+    if width not in (None, 1):
+        msg = f"width {width:g} for space {name}."
+        raise ConfigError(msg, expected="none: every arch chooses its own widths.")
+    return space(classes=classes)
+
+
+def space_names() -> list[str]:
+    """The names that ``published_space`` knows."""
+    import opa_trt.supernet.spaces  # noqa: F401 - registers the spaces
+
+    return list(_SPACES)
+
+
+def _space_named(name: object) -> Any:
+    if name not in space_names():
+        kind = "space"
+        raise UnknownNameError(kind, str(name), _SPACES)
+    return _SPACES[str(name)]
 
 
 def _check_types(space: Space) -> None:
@@ -317,16 +449,13 @@ def _check_types(space: Space) -> None:
             raise ConfigError(msg, expected=f"{field.type}.")
 
 
-def _is_side(resolution: int) -> bool:
-    return resolution >= SMALLEST_SIDE and resolution % SIDE_STEP == 0
+def _check_choices(key: str, values: tuple[Ratio, ...]) -> None:
+    if not values or list(values) != sorted(set(values)) or values[0] <= 0:
+        msg = f"{key} = {list(values)}."
+        raise ConfigError(msg, expected="positive values, ascending, no repeats.")
 
 
 def _check(what: str, value: Ratio, choices: Sequence[Ratio]) -> None:
     if value not in choices:
         msg = f"{what} is {value}."
         raise ArchError(msg, expected=f"one of {list(choices)}.")
-
-
-def _nearest(values: npt.NDArray[np.float64], choices: Sequence[Any]) -> list[Any]:
-    table = np.asarray(choices, dtype=np.float64)
-    return [choices[int(i)] for i in np.abs(values[:, None] - table[None]).argmin(axis=1)]

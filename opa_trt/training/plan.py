@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from opa_trt.errors import ConfigError
 from opa_trt.supernet import Space
-from opa_trt.supernet.arch import Ratio
+from opa_trt.supernet.genome import Kind
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,16 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase: which choices it draws from, and how many sub-networks a step trains."""
+    """One phase: how many sub-networks a step trains, and what they are drawn from.
+
+    ``largest`` says for a kind of choice of how many of its largest values; of all by default.
+    """
 
     name: str
     steps: int
     subnets: int
     rate: float
-    kernels: tuple[int, ...]
-    depths: tuple[int, ...]
-    expands: tuple[Ratio, ...]
+    largest: Mapping[Kind, int] = field(default_factory=dict)
     sort_level: int | None = None
 
     @property
@@ -110,27 +111,27 @@ def phases(plan: TrainingPlan, space: Space) -> Iterator[Phase]:
     Raises:
         ConfigError: the plan has another number of depth or width phases than the space.
     """
-    _check_count("depth", plan.steps.depth, space.depth_choices)
-    _check_count("width", plan.steps.width, space.expand_choices)
-    deepest, widest = space.depth_choices[-1:], space.expand_choices[-1:]
+    counts = space.choice_counts
+    shrinkable = max(counts.get("expand", 1), counts.get("width", 1))
+    _check_count("depth", plan.steps.depth, counts.get("depth", 1))
+    _check_count("width", plan.steps.width, shrinkable)
     rate = plan.elastic_learning_rate
-    kernels = space.kernel_choices
-    yield Phase("full", plan.steps.full, 1, plan.learning_rate, kernels[-1:], deepest, widest)
-    yield Phase("kernel", plan.steps.kernel, 1, rate, kernels, deepest, widest)
+    full: dict[Kind, int] = {"kernel": 1, "depth": 1, "expand": 1, "width": 1}
+    yield Phase("full", plan.steps.full, 1, plan.learning_rate, full)
+    deep_and_wide: dict[Kind, int] = {"depth": 1, "expand": 1, "width": 1}
+    yield Phase("kernel", plan.steps.kernel, 1, rate, deep_and_wide)
     for level, steps in enumerate(plan.steps.depth):
-        depths = space.depth_choices[-level - 2 :]
-        yield Phase(f"depth{level + 1}", steps, 2, rate, kernels, depths, widest)
+        wide: dict[Kind, int] = {"depth": level + 2, "expand": 1, "width": 1}
+        yield Phase(f"depth{level + 1}", steps, 2, rate, wide)
     for level, steps in enumerate(plan.steps.width):
-        ratios = space.expand_choices[-level - 2 :]
-        yield Phase(
-            f"width{level + 1}", steps, 4, rate, kernels, space.depth_choices, ratios, level
-        )
+        narrower: dict[Kind, int] = {"expand": level + 2, "width": level + 2}
+        yield Phase(f"width{level + 1}", steps, 4, rate, narrower, level)
 
 
-def _check_count(what: str, steps: tuple[int, ...], choices: tuple[Ratio, ...]) -> None:
-    if len(steps) != len(choices) - 1:
+def _check_count(what: str, steps: tuple[int, ...], choices: int) -> None:
+    if len(steps) != choices - 1:
         msg = f"training.steps.{what} has {len(steps)} entries."
         raise ConfigError(
             msg,
-            expected=f"{len(choices) - 1}: one a choice below the largest of {list(choices)}.",
+            expected=f"{choices - 1}: one a choice below the largest of {choices}.",
         )

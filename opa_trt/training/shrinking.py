@@ -124,7 +124,10 @@ def _run_phase(
         resolution = int(draw.choice(space.resolutions))
         images, labels = batches.batch(state.phase, step, resolution)
         images = images.contiguous(memory_format=torch.channels_last)
-        archs = [_draw_arch(space, phase, draw, resolution) for _ in range(phase.subnets)]
+        archs = [
+            space.sample(draw, resolution=resolution, largest=phase.largest)
+            for _ in range(phase.subnets)
+        ]
         for group in state.optimizer.param_groups:
             group["lr"] = _rate(phase, step)
         torch.manual_seed(int(draw.integers(2**31)))  # dropout
@@ -144,16 +147,6 @@ def _enter(state: TrainingState, phase: Phase) -> None:
     if phase.sort_level is not None:
         state.supernet.sort_channels(phase.sort_level)
     state.optimizer.state.clear()
-
-
-def _draw_arch(space: Space, phase: Phase, draw: np.random.Generator, resolution: int) -> Arch:
-    return space.sample(
-        draw,
-        resolution=resolution,
-        depths=phase.depths,
-        kernels=phase.kernels,
-        expands=phase.expands,
-    )
 
 
 def _step(

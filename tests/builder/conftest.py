@@ -17,7 +17,7 @@ from opa_trt.builder import Recipe, build, recipe_from_dict
 from opa_trt.bundle import Manifest
 from opa_trt.progress import Progress
 from opa_trt.store import EngineStore
-from opa_trt.supernet import Supernet, save_supernet, space_from_dict
+from opa_trt.supernet import Supernet, save, space_from_dict
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -165,7 +165,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, classes) in enumerate({"tiny": 10, "two": 2, "other": 2}.items()):
         supernet = Supernet(space_from_dict({**TINY["space"], "classes": classes}), seed=seed)
         randomise(supernet, seed)
-        save_supernet(supernet, folder / f"{name}.safetensors")
+        save(supernet, folder / f"{name}.safetensors")
     return folder
 
 

@@ -19,7 +19,6 @@ from torch import nn
 import opa_trt
 from opa_trt.backends import backend
 from opa_trt.builder import STAGES, build
-from opa_trt.builder.fold import TOLERANCE
 from opa_trt.builder.network import run_batches
 from opa_trt.builder.pooling import draw
 from opa_trt.builder.sources import load_splits, source_of
@@ -28,8 +27,9 @@ from opa_trt.errors import ArchError, BundleError, CheckpointError, OpaError, Re
 from opa_trt.runtime import Session
 from opa_trt.runtime.session import read_knowledge
 from opa_trt.store import EngineStore
-from opa_trt.supernet import Arch, load_supernet
+from opa_trt.supernet import Arch, load
 from opa_trt.supernet.calibration import calibrate
+from opa_trt.supernet.fold import TOLERANCE
 from opa_trt.supernet.preprocess import Preprocess
 
 TAILS = [f"tail{i + 1}" for i in range(8)]
@@ -190,7 +190,7 @@ def monolith(built: Any, arch: Arch) -> nn.Sequential:
     """The whole network of ``arch``: extracted and calibrated again, nothing folded or traced."""
     recipe, data = built.recipe, built.recipe.data
     path = recipe.checkpoint_path()
-    network = load_supernet(path).extract(arch)
+    network = load(path).extract(arch)
     train = load_splits(recipe, None).train
     inputs = list(
         source_of(recipe).inputs(

@@ -17,7 +17,7 @@ from torch import nn
 
 from opa_trt.builder import build, read_recipe
 from opa_trt.store import EngineStore
-from opa_trt.supernet import Supernet, save_supernet, space_from_dict
+from opa_trt.supernet import Supernet, save, space_from_dict
 from opa_trt_cli.main import main
 
 CLASSES = ("cat", "dog", "owl")
@@ -178,7 +178,7 @@ def _write_recipe(folder: Path, name: str, source: str, classes: int, max_batch:
         for layer in supernet.modules():
             if isinstance(layer, nn.Linear):
                 layer.weight.normal_()
-    save_supernet(supernet, folder / f"{name}.safetensors")
+    save(supernet, folder / f"{name}.safetensors")
     return path
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opa_trt.supernet import Supernet, save_supernet, space_from_dict
+from opa_trt.supernet import Supernet, save, space_from_dict
 
 Tree = dict[str, bytes | None]
 
@@ -261,7 +261,7 @@ def test_a_checkpoint_of_another_space(refused: Callable[..., str], world: World
     space = space_from_dict({"name": "mobilenet_v3", "classes": 3, "stage_widths": [8, 8],
                              "stage_strides": [1, 2], "stage_act": ["relu", "relu"],
                              "stage_squeeze_excite": [False, False]})  # fmt: skip
-    save_supernet(Supernet(space), world.root / "w.safetensors")
+    save(Supernet(space), world.root / "w.safetensors")
     words = ("--data", world.photos, "--checkpoint", world.root / "w.safetensors")
     error = refused("build", world.recipe, *words, *WORDS["build"])
     assert "disagree on the space's" in error

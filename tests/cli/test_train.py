@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from opa_trt.builder import read_recipe
-from opa_trt.supernet import load_supernet, read_notes
+from opa_trt.supernet import load, read_notes
 from opa_trt_cli.console import StageLines
 
 PHASES = ["full", "kernel", "depth1", "width1"]
@@ -54,7 +54,7 @@ def test_train_writes_weights_and_nothing_else(
     assert called.code == 0
     assert names(here) == ["w.safetensors"]
     space = read_recipe(recipe).make_space()
-    assert load_supernet(here / "w.safetensors", expected=space).space == space
+    assert load(here / "w.safetensors", expected=space).space == space
 
 
 def test_train_tells_every_phase(call: Any, arguments: Arguments) -> None:
@@ -99,7 +99,7 @@ def test_the_weights_say_how_they_were_made(
 def test_training_twice_gives_the_same_weights(call: Any, arguments: Arguments, here: Path) -> None:
     for name in ("a.safetensors", "b.safetensors"):
         call(*arguments, "--out", name)
-    one, two = (load_supernet(here / name).state_dict() for name in names(here))
+    one, two = (load(here / name).state_dict() for name in names(here))
     assert all(one[key].equal(two[key]) for key in one)
 
 
@@ -133,7 +133,7 @@ def test_in_pieces_the_weights_are_the_same(
     call(*arguments, "--out", "pieces.safetensors")
     interrupt("")
     call(*arguments, "--out", "pieces.safetensors")
-    whole, pieces = (load_supernet(here / f"{n}.safetensors") for n in ("whole", "pieces"))
+    whole, pieces = (load(here / f"{n}.safetensors") for n in ("whole", "pieces"))
     states = whole.state_dict(), pieces.state_dict()
     assert all(states[0][key].equal(states[1][key]) for key in states[0])
 

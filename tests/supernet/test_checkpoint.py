@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from opa_trt.errors import CheckpointError
-from opa_trt.supernet import Supernet, load_supernet, read_notes, save_supernet
+from opa_trt.supernet import Supernet, load, read_notes, save
 
 KEY = "parts.head.classifier.weight"
 
@@ -19,7 +19,7 @@ KEY = "parts.head.classifier.weight"
 @pytest.fixture
 def saved(tmp_path: Path, tiny_space: Any, scrambled: Any) -> Path:
     path = tmp_path / "net.safetensors"
-    save_supernet(scrambled(tiny_space()), path, notes={"seed": 3})
+    save(scrambled(tiny_space()), path, notes={"seed": 3})
     return path
 
 
@@ -43,19 +43,19 @@ def rewrite(path: Path, tensors: dict[str, Any] | None = None, **metadata: str |
 
 
 def test_weights_and_space_come_back(saved: Path, tiny_space: Any, scrambled: Any) -> None:
-    original, loaded = scrambled(tiny_space()), load_supernet(saved)
+    original, loaded = scrambled(tiny_space()), load(saved)
     assert loaded.space == tiny_space()
     for key, value in original.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
 
 
 def test_a_loaded_supernet_is_in_evaluation_mode(saved: Path) -> None:
-    assert not load_supernet(str(saved)).training
+    assert not load(str(saved)).training
 
 
 def test_half_precision_halves_the_file(tmp_path: Path, saved: Path, tiny_space: Any) -> None:
     path = tmp_path / "half.safetensors"
-    save_supernet(Supernet(tiny_space()), path, half=True)
+    save(Supernet(tiny_space()), path, half=True)
     tensors, _ = contents(path)
     assert {value.dtype for value in tensors.values()} == {torch.float16}
     assert path.stat().st_size < 0.7 * saved.stat().st_size
@@ -65,8 +65,8 @@ def test_half_precision_comes_back_as_rounded_float32(
     tmp_path: Path, tiny_space: Any, scrambled: Any
 ) -> None:
     path, supernet = tmp_path / "half.safetensors", scrambled(tiny_space())
-    save_supernet(supernet, path, half=True)
-    loaded = load_supernet(path).state_dict()
+    save(supernet, path, half=True)
+    loaded = load(path).state_dict()
     for key, value in supernet.state_dict().items():
         assert loaded[key].dtype == value.dtype
         torch.testing.assert_close(loaded[key], value, atol=1e-6, rtol=1e-3)
@@ -76,15 +76,15 @@ def test_saving_in_half_precision_leaves_the_supernet_in_float32(
     tmp_path: Path, tiny_space: Any
 ) -> None:
     supernet = Supernet(tiny_space())
-    save_supernet(supernet, tmp_path / "half.safetensors", half=True)
+    save(supernet, tmp_path / "half.safetensors", half=True)
     assert {p.dtype for p in supernet.parameters()} == {torch.float32}
 
 
 def test_channels_last_weights_come_back(tmp_path: Path, tiny_space: Any) -> None:
     path = tmp_path / "net.safetensors"
     supernet = Supernet(tiny_space()).to(memory_format=torch.channels_last)
-    save_supernet(supernet, path)
-    weight = load_supernet(path).state_dict()["parts.stem.conv.weight"]
+    save(supernet, path)
+    weight = load(path).state_dict()["parts.stem.conv.weight"]
     torch.testing.assert_close(weight, supernet.state_dict()["parts.stem.conv.weight"])
 
 
@@ -97,12 +97,12 @@ def test_notes_come_back(saved: Path) -> None:
 
 
 def test_a_supernet_without_notes_has_none(tmp_path: Path, tiny_space: Any) -> None:
-    save_supernet(Supernet(tiny_space()), tmp_path / "net.safetensors")
+    save(Supernet(tiny_space()), tmp_path / "net.safetensors")
     assert read_notes(tmp_path / "net.safetensors") == {}
 
 
 def test_the_expected_space_is_accepted(saved: Path, tiny_space: Any) -> None:
-    assert load_supernet(saved, expected=tiny_space()).space == tiny_space()
+    assert load(saved, expected=tiny_space()).space == tiny_space()
 
 
 # --- errors -------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_the_expected_space_is_accepted(saved: Path, tiny_space: Any) -> None:
 
 def test_a_missing_file_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="opa-trt train"):
-        load_supernet(tmp_path / "absent.safetensors")
+        load(tmp_path / "absent.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors at all"])
@@ -118,32 +118,32 @@ def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path, content: byte
     path = tmp_path / "net.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
-        load_supernet(path)
+        load(path)
 
 
 def test_a_truncated_file_is_refused(saved: Path) -> None:
     saved.write_bytes(saved.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
-        load_supernet(saved)
+        load(saved)
 
 
 def test_a_file_of_another_format_is_refused(saved: Path) -> None:
     rewrite(saved, format="pt")
     with pytest.raises(CheckpointError, match="has format 'pt'"):
-        load_supernet(saved)
+        load(saved)
 
 
 def test_a_file_without_metadata_is_refused(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(1)}, tmp_path / "net.safetensors")
     with pytest.raises(CheckpointError, match="has format None"):
-        load_supernet(tmp_path / "net.safetensors")
+        load(tmp_path / "net.safetensors")
 
 
 @pytest.mark.parametrize("version", ["2", "one", "", None])
 def test_a_later_or_unreadable_version_is_refused(saved: Path, version: str | None) -> None:
     rewrite(saved, version=version)
     with pytest.raises(CheckpointError, match="has version"):
-        load_supernet(saved)
+        load(saved)
 
 
 @pytest.mark.parametrize(
@@ -153,13 +153,13 @@ def test_a_later_or_unreadable_version_is_refused(saved: Path, version: str | No
 def test_a_space_that_cannot_be_read_is_refused(saved: Path, space: str | None) -> None:
     rewrite(saved, space=space)
     with pytest.raises(CheckpointError, match="does not describe its space"):
-        load_supernet(saved)
+        load(saved)
 
 
 def test_a_checkpoint_of_another_space_says_where_they_differ(saved: Path, tiny_space: Any) -> None:
     expected = tiny_space(classes=4, width=0.5)
     with pytest.raises(CheckpointError, match="disagree on the space's classes, width") as caught:
-        load_supernet(saved, expected=expected)
+        load(saved, expected=expected)
     assert "classes = 4 (recipe); the checkpoint has 3" in str(caught.value)
 
 
@@ -176,13 +176,13 @@ def test_tensors_that_do_not_fit_are_named(
 ) -> None:
     rewrite(saved, tensors)
     with pytest.raises(CheckpointError, match=message):
-        load_supernet(saved)
+        load(saved)
 
 
 def test_of_many_tensors_that_do_not_fit_three_are_named(saved: Path) -> None:
     rewrite(saved, {f"parts.extra{i}": torch.zeros(1) for i in range(5)})
     with pytest.raises(CheckpointError, match=r"extra0, parts\.extra1, parts\.extra2 …"):
-        load_supernet(saved)
+        load(saved)
 
 
 @pytest.mark.parametrize("notes", ["{", "[1]"])

@@ -9,17 +9,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from opa_trt.errors import ConfigError
+from opa_trt.supernet.cost import Cost, linear_cost, squeeze_excite_cost
 from opa_trt.supernet.layers import (
-    Cost,
     GlobalPool,
     Residual,
     SqueezeExcite,
     activation,
     convolution,
-    linear_cost,
     make_divisible,
     out_size,
-    squeeze_excite_cost,
 )
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)

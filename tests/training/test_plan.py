@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from opa_trt.errors import ConfigError
 from opa_trt.supernet import MobileNetV3Space
+from opa_trt.supernet.genome import Kind
 from opa_trt.training.plan import Phase, Steps, TrainingPlan, phases
 
 PLAN = TrainingPlan(
@@ -48,18 +49,23 @@ def test_everything_but_the_full_phase_is_elastic(published: dict[str, Phase]) -
     assert [phase.elastic for phase in published.values()] == [False, *[True] * 5]
 
 
+def test_the_full_phase_draws_nothing_but_the_largest(published: dict[str, Phase]) -> None:
+    assert published["full"].largest == {"kernel": 1, "depth": 1, "expand": 1, "width": 1}
+
+
 def test_kernels_are_elastic_from_the_kernel_phase_on(published: dict[str, Phase]) -> None:
-    assert [phase.kernels for phase in published.values()] == [(7,), *[(3, 5, 7)] * 5]
+    assert ["kernel" in phase.largest for phase in published.values()] == [True, *[False] * 5]
 
 
 def test_depths_grow_phase_by_phase(published: dict[str, Phase]) -> None:
-    expected = [(4,), (4,), (3, 4), (2, 3, 4), (2, 3, 4), (2, 3, 4)]
-    assert [phase.depths for phase in published.values()] == expected
+    counts = [phase.largest.get("depth") for phase in published.values()]
+    assert counts == [1, 1, 2, 3, None, None]
 
 
-def test_widths_grow_phase_by_phase(published: dict[str, Phase]) -> None:
-    expected = [(6,), (6,), (6,), (6,), (4, 6), (3, 4, 6)]
-    assert [phase.expands for phase in published.values()] == expected
+@pytest.mark.parametrize("kind", ["expand", "width"])
+def test_widths_grow_phase_by_phase(published: dict[str, Phase], kind: Kind) -> None:
+    counts = [phase.largest.get(kind) for phase in published.values()]
+    assert counts == [1, 1, 1, 1, 2, 3]
 
 
 def test_each_width_phase_sorts_at_its_own_level(published: dict[str, Phase]) -> None:

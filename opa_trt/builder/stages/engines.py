@@ -9,11 +9,11 @@ import numpy as np
 from opa_trt.builder import pooling
 from opa_trt.builder.compiling import Runner, compile_all
 from opa_trt.builder.fit import Records, draw_groups, fit_estimator, fit_predictor, report
-from opa_trt.builder.fold import parity
 from opa_trt.builder.parts import PIONEER, Parts
-from opa_trt.builder.trace import content, trace, trace_bytes
 from opa_trt.builder.work import Finding
 from opa_trt.policies import Knowledge
+from opa_trt.supernet.fold import parity
+from opa_trt.supernet.trace import content, trace, trace_bytes
 
 LEAST_HELD_OUT_GROUPS = 50
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from opa_trt.builder import pooling
-from opa_trt.builder.fold import parity
 from opa_trt.builder.network import logits_macs, run_batches
 from opa_trt.builder.parts import PIONEER, Parts
 from opa_trt.builder.tails import candidates, choose, pareto_layers, tail_accuracies
 from opa_trt.builder.work import Finding
 from opa_trt.supernet.calibration import calibrate
+from opa_trt.supernet.fold import parity
 from opa_trt.training.exit_head import ExitHeadPlan, train_exit_head
 
 CANDIDATE_CALIBRATION = 400  # images; the chosen tails are calibrated again on all

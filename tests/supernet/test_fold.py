@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from opa_trt.builder.fold import TOLERANCE, fold, parity
 from opa_trt.errors import ParityError
+from opa_trt.supernet.fold import TOLERANCE, fold, parity
 from opa_trt.supernet.layers import Residual
 
 IMAGES = torch.rand((3, 4, 8, 8), generator=torch.Generator().manual_seed(1))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from opa_trt.backends.torchscript import read_trace
-from opa_trt.builder.trace import content, trace, trace_bytes
+from opa_trt.supernet.trace import content, trace, trace_bytes
 
 EXAMPLE = torch.rand((2, 3, 8, 8), generator=torch.Generator().manual_seed(1))
 

@@ -1,0 +1,1 @@
+"""Encodings, predictors of accuracy and latency, and searches over whole populations (offline)."""

@@ -1,0 +1,461 @@
+"""OFA's ResNet50D space: elastic depth, bottleneck ratio and width of every stage and the stem."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opa_trt.errors import ConfigError
+from opa_trt.supernet.arch import Arch, Ratio
+from opa_trt.supernet.cost import Cost, convolution_cost, norm_cost
+from opa_trt.supernet.elastic import (
+    copy_linear,
+    copy_norm,
+    copy_weights,
+    permute_norm,
+    sliced_norm,
+    sorted_order,
+)
+from opa_trt.supernet.layers import GlobalPool, Residual, convolution, make_divisible, out_size
+from opa_trt.supernet.operators import (
+    Convolution,
+    GlobalPooling,
+    Logits,
+    Operator,
+    Term,
+    shapes,
+)
+from opa_trt.supernet.space import ElasticPart, Space
+
+
+@dataclass(frozen=True)
+class ResNet50DSpace(Space):
+    """The published space by default: 1,000 classes, four stages of 2, 2, 4, 2 blocks and more.
+
+    An arch's ``depths`` are the residual convolutions of the stem (0 or 1) and the blocks of each
+    stage; its ``widths`` multiply the channels inside the stem, after it, and after each stage.
+    Expand ratios are those of the bottleneck's channels to a block's output channels.
+    """
+
+    name = "resnet50d"
+    elastic_kernel = False
+    stem_depths = 1
+    stem_widths = 2
+
+    classes: int = 1000
+    resolutions: tuple[int, ...] = tuple(range(128, 225, 4))
+    kernel_choices: tuple[int, ...] = ()
+    expand_choices: tuple[Ratio, ...] = (0.2, 0.25, 0.35)
+    width_choices: tuple[Ratio, ...] = (0.65, 0.8, 1.0)
+    base_depths: tuple[int, ...] = (2, 2, 4, 2)
+    extra_depths: tuple[int, ...] = (0, 1, 2)
+    stem_width: int = 64
+    stage_widths: tuple[int, ...] = (256, 512, 1024, 2048)
+    stage_strides: tuple[int, ...] = (1, 2, 2, 2)
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stages = len(self.stage_widths)
+        for key in ("base_depths", "stage_strides"):
+            if len(getattr(self, key)) != stages:
+                msg = f"{key} has {len(getattr(self, key))} entries."
+                raise ConfigError(msg, expected=f"{stages}, as stage_widths has.")
+        for key in ("base_depths", "stage_widths", "stage_strides"):
+            if min(getattr(self, key), default=0) <= 0:
+                msg = f"{key} = {list(getattr(self, key))}."
+                raise ConfigError(msg, expected="one or more, above 0.")
+        extra = self.extra_depths
+        if not extra or list(extra) != sorted(set(extra)) or extra[0] < 0:
+            msg = f"extra_depths = {list(extra)}."
+            raise ConfigError(msg, expected="values of 0 or more, ascending, no repeats.")
+        if self.kernel_choices:
+            msg = f"kernel_choices = {list(self.kernel_choices)}."
+            raise ConfigError(msg, expected="none: every bottleneck has kernel size 3.")
+        if not 0 < self.stem_width < math.inf:
+            msg = f"stem_width = {self.stem_width}."
+            raise ConfigError(msg, expected="above 0.")
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        return tuple(base + self.extra_depths[-1] for base in self.base_depths)
+
+    @property
+    def depth_options(self) -> tuple[tuple[int, ...], ...]:
+        stages = (tuple(base + extra for extra in self.extra_depths) for base in self.base_depths)
+        return ((0, 1), *stages)
+
+    @property
+    def width_slots(self) -> int:
+        return self.stem_widths + len(self.stage_widths)
+
+    def channels(self, entry: int, width: Ratio) -> int:
+        """Channels at entry ``entry`` of an arch's widths, if that is ``width``."""
+        if entry == 0:
+            return make_divisible(self.channels(1, width) // 2)
+        full = (self.stem_width, *self.stage_widths)[entry - 1]
+        return make_divisible(full * width)
+
+    def middle(self, stage: int, width: Ratio, ratio: Ratio) -> int:
+        """Channels of a bottleneck of stage ``stage`` (counted from 0)."""
+        return make_divisible(round(self.channels(self.stem_widths + stage, width) * ratio))
+
+    def elastic_parts(self) -> dict[str, ElasticPart]:
+        parts: dict[str, ElasticPart] = {"stem": Stem(self)}
+        for stage in range(len(self.stage_widths)):
+            parts[f"stage{stage + 1}"] = Stage(self, stage)
+        return parts | {"head": Head(self)}
+
+    def terms(self) -> tuple[Term, ...]:
+        genome = self.genome
+        widths = genome.columns("width")
+        found = [Term("stem", (0, genome.index("depth"), *widths[:2]), self._stem_operators)]
+        slot = 0
+        for stage, slots in enumerate(self.slots):
+            depth = genome.index("depth", self.stem_depths + stage)
+            before, after = widths[stage + 1 : stage + 3]
+            for block in range(slots):
+                inputs = before if block == 0 else after
+                genes = (0, depth, inputs, after, genome.index("expand", slot))
+                run = _BlockOperators(self, stage, block)
+                found.append(Term(f"stage{stage + 1}", genes, run))
+                slot += 1
+        return (*found, Term("head", (0, widths[-1]), self._head_operators))
+
+    def size_before(self, stage: int, resolution: int) -> int:
+        """Side of a stage's input for images of side ``resolution``."""
+        size = out_size(out_size(resolution, 2), 2)
+        for stride in self.stage_strides[:stage]:
+            size = out_size(size, stride)
+        return size
+
+    def _stem_operators(
+        self, resolution: int, depth: int, inner: Ratio, outer: Ratio
+    ) -> tuple[Operator, ...]:
+        middle, outputs = self.channels(0, inner), self.channels(1, outer)
+        size = out_size(resolution, 2)
+        skip = Convolution("Conv_r", size, middle, middle, 3, act="relu", residual=True)
+        return (
+            Convolution("Conv", resolution, 3, middle, 3, 2, act="relu"),
+            *((skip,) if depth else ()),
+            Convolution("Conv_s", size, middle, outputs, 3, act="relu"),
+            MaxPooling(size, outputs),
+        )
+
+    def _head_operators(self, resolution: int, width: Ratio) -> tuple[Operator, ...]:
+        features = self.channels(self.width_slots - 1, width)
+        size = self.size_before(len(self.stage_widths), resolution)
+        return (GlobalPooling(size, features), Logits(features, self.classes))
+
+
+@dataclass(frozen=True)
+class _BlockOperators:
+    """What a bottleneck runs: for a resolution, a depth, widths before and after, a ratio."""
+
+    space: ResNet50DSpace
+    stage: int
+    block: int
+
+    def __call__(
+        self, resolution: int, depth: int, before: Ratio, after: Ratio, ratio: Ratio
+    ) -> tuple[Operator, ...]:
+        if self.block >= depth:
+            return ()
+        space, first = self.space, self.block == 0
+        entry = space.stem_widths + self.stage
+        outputs = space.channels(entry, after)
+        return (
+            Bottleneck(
+                size=space.size_before(self.stage + (0 if first else 1), resolution),
+                inputs=space.channels(entry - 1, before) if first else outputs,
+                middle=space.middle(self.stage, after, ratio),
+                outputs=outputs,
+                stride=space.stage_strides[self.stage] if first else 1,
+                shortcut=first,
+            ),
+        )
+
+
+# --- operators ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MaxPooling(Operator):
+    """The stem's 3x3 max-pooling with stride 2; ``size`` is the side of its input."""
+
+    size: int
+    channels: int
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(0, 0)
+
+    @property
+    def key(self) -> str:
+        after = out_size(self.size, 2)
+        return f"MaxPool2D-{shapes(self.size, self.channels, after, self.channels)}"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (self.channels, self.size, self.size)
+
+    def build(self) -> nn.Module:
+        return nn.MaxPool2d(3, 2, padding=1)
+
+
+@dataclass(frozen=True)
+class Bottleneck(Operator):
+    """1x1, 3x3 with the stride, 1x1, each with its norm, and a shortcut that is identity or not."""
+
+    size: int
+    inputs: int
+    middle: int
+    outputs: int
+    stride: int
+    shortcut: bool
+
+    @property
+    def cost(self) -> Cost:
+        after = out_size(self.size, self.stride)
+        cost = convolution_cost(self.size, self.inputs, self.middle, 1) + norm_cost(self.middle)
+        cost += convolution_cost(after, self.middle, self.middle, 3) + norm_cost(self.middle)
+        cost += convolution_cost(after, self.middle, self.outputs, 1) + norm_cost(self.outputs)
+        if self.shortcut:
+            cost += convolution_cost(after, self.inputs, self.outputs, 1) + norm_cost(self.outputs)
+        return cost
+
+    @property
+    def key(self) -> str:
+        after = out_size(self.size, self.stride)
+        return (
+            f"bottleneck-{shapes(self.size, self.inputs, after, self.outputs)}"
+            f"-expand:{self.middle}-stride:{self.stride}-idskip:{int(not self.shortcut)}"
+        )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (self.inputs, self.size, self.size)
+
+    def build(self) -> nn.Module:
+        body = _bottleneck(self.inputs, self.middle, self.outputs, self.stride)
+        shortcut = _shortcut(self.inputs, self.outputs, self.stride) if self.shortcut else None
+        return BottleneckBlock(body, shortcut)
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+
+class BottleneckBlock(nn.Module):
+    """``relu(body(x) + shortcut(x))``; without a shortcut, ``x`` itself."""
+
+    def __init__(self, body: nn.Sequential, shortcut: nn.Sequential | None) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x if self.shortcut is None else self.shortcut(x)
+        return F.relu(self.body(x) + kept)
+
+
+def _bottleneck(inputs: int, middle: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        convolution(inputs, middle, 1),
+        nn.BatchNorm2d(middle),
+        nn.ReLU(inplace=True),
+        convolution(middle, middle, 3, stride),
+        nn.BatchNorm2d(middle),
+        nn.ReLU(inplace=True),
+        convolution(middle, outputs, 1),
+        nn.BatchNorm2d(outputs),
+    )
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    layers = [convolution(inputs, outputs, 1), nn.BatchNorm2d(outputs)]
+    return nn.Sequential(*([] if stride == 1 else [_pool(stride)]), *layers)
+
+
+def _pool(stride: int) -> nn.Module:
+    return nn.AvgPool2d(stride, stride, ceil_mode=True)
+
+
+class ElasticConvolution(nn.Module):
+    """A convolution and its norm, of which the first channels are used."""
+
+    def __init__(
+        self, space: ResNet50DSpace, inputs: int, outputs: int, kernel: int, stride: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv = convolution(inputs, outputs, kernel, stride)
+        self.norm = nn.BatchNorm2d(outputs, eps=space.norm_eps, momentum=space.norm_momentum)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
+
+    def forward(self, x: Tensor, outputs: int) -> Tensor:
+        """``[N, C, H, W]`` to ``[N, outputs, …]``, without an activation."""
+        weight = self.conv.weight[:outputs, : x.shape[1]]
+        out = F.conv2d(x, weight, stride=self.conv.stride, padding=self.conv.padding)
+        return sliced_norm(self.norm, out)
+
+    def extract(self, inputs: int, outputs: int) -> list[nn.Module]:
+        """Copies of the convolution and the norm at these channels."""
+        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
+        plain = convolution(inputs, outputs, kernel, stride)
+        weight = self.conv.weight[:outputs, :inputs]
+        return [copy_weights(plain, weight), copy_norm(self.norm, outputs)]
+
+
+class Stem(ElasticPart):
+    """3x3 with stride 2, an optional residual 3x3, 3x3, max-pooling."""
+
+    def __init__(self, space: ResNet50DSpace) -> None:
+        super().__init__()
+        self.space = space
+        widest = space.width_choices[-1]
+        middle, outputs = space.channels(0, widest), space.channels(1, widest)
+        self.first = ElasticConvolution(space, 3, middle, 3, 2)
+        self.skip = ElasticConvolution(space, middle, middle, 3)
+        self.last = ElasticConvolution(space, middle, outputs, 3)
+
+    def forward(self, x: Tensor, arch: Arch) -> Tensor:
+        middle, outputs = self._channels(arch)
+        out = self.first(x, middle).relu()
+        if arch.depths[0]:
+            out = out + self.skip(out, middle).relu()
+        out = self.last(out, outputs).relu()
+        return F.max_pool2d(out, 3, 2, padding=1)
+
+    def extract(self, arch: Arch) -> nn.Module:
+        middle, outputs = self._channels(arch)
+        layers = [*self.first.extract(3, middle), nn.ReLU(inplace=True)]
+        if arch.depths[0]:
+            # Not in place: the sum needs what goes in.
+            layers.append(Residual(nn.Sequential(*self.skip.extract(middle, middle), nn.ReLU())))
+        layers += [*self.last.extract(middle, outputs), nn.ReLU(inplace=True)]
+        return nn.Sequential(*layers, nn.MaxPool2d(3, 2, padding=1))
+
+    def _channels(self, arch: Arch) -> tuple[int, int]:
+        return self.space.channels(0, arch.widths[0]), self.space.channels(1, arch.widths[1])
+
+
+class ElasticBottleneck(nn.Module):
+    """A bottleneck whose middle and output channels are chosen."""
+
+    def __init__(self, space: ResNet50DSpace, stage: int, *, first: bool) -> None:
+        super().__init__()
+        self.space, self.stage = space, stage
+        widest, entry = space.width_choices[-1], space.stem_widths + stage
+        outputs = space.channels(entry, widest)
+        inputs = space.channels(entry - 1, widest) if first else outputs
+        middle = space.middle(stage, widest, space.expand_choices[-1])
+        self.stride = space.stage_strides[stage] if first else 1
+        self.reduce = ElasticConvolution(space, inputs, middle, 1)
+        self.conv = ElasticConvolution(space, middle, middle, 3, self.stride)
+        self.project = ElasticConvolution(space, middle, outputs, 1)
+        self.shortcut = ElasticConvolution(space, inputs, outputs, 1) if first else None
+
+    def forward(self, x: Tensor, middle: int, outputs: int) -> Tensor:
+        """``[N, C, H, W]`` to ``[N, outputs, H / stride, W / stride]``."""
+        kept = x
+        if self.shortcut is not None:
+            pooled = x if self.stride == 1 else F.avg_pool2d(x, self.stride, ceil_mode=True)
+            kept = self.shortcut(pooled, outputs)
+        out = self.reduce(x, middle).relu()
+        out = self.conv(out, middle).relu()
+        return F.relu(self.project(out, outputs) + kept)
+
+    def extract(self, inputs: int, middle: int, outputs: int) -> nn.Module:
+        """A copy at these channels, in plain layers."""
+        body = nn.Sequential(
+            *self.reduce.extract(inputs, middle),
+            nn.ReLU(inplace=True),
+            *self.conv.extract(middle, middle),
+            nn.ReLU(inplace=True),
+            *self.project.extract(middle, outputs),
+        )
+        if self.shortcut is None:
+            return BottleneckBlock(body, None)
+        pool = [] if self.stride == 1 else [_pool(self.stride)]
+        layers = self.shortcut.extract(inputs, outputs)
+        return BottleneckBlock(body, nn.Sequential(*pool, *layers))
+
+    @torch.no_grad()
+    def sort_channels(self, level: int) -> None:
+        """Sort the channels on both sides of the 3x3 convolution by importance (OFA's code).
+
+        Only the ``level`` + 1 largest widths take part as one range each, at the widest output.
+        """
+        space, widest = self.space, self.space.width_choices[-1]
+        ratios = space.expand_choices[::-1][: level + 1]
+        bounds = sorted(space.middle(self.stage, widest, ratio) for ratio in ratios)
+        for before, after in ((self.conv, self.project), (self.reduce, self.conv)):
+            order = sorted_order(after.conv.weight.abs().sum((0, 2, 3)), bounds)
+            after.conv.weight.copy_(after.conv.weight[:, order])
+            before.conv.weight.copy_(before.conv.weight[order])
+            permute_norm(before.norm, order)
+
+
+class Stage(ElasticPart):
+    """One stage of bottlenecks; the first has the stride and a shortcut of its own."""
+
+    def __init__(self, space: ResNet50DSpace, index: int) -> None:
+        super().__init__()
+        self.space, self.index = space, index
+        self.blocks = nn.ModuleList(
+            ElasticBottleneck(space, index, first=block == 0) for block in range(space.slots[index])
+        )
+
+    def _active(self, arch: Arch) -> Iterator[tuple[ElasticBottleneck, int, int, int]]:
+        entry = self.space.stem_widths + self.index
+        width = arch.widths[entry]
+        inputs = self.space.channels(entry - 1, arch.widths[entry - 1])
+        outputs = self.space.channels(entry, width)
+        for block, ratio in zip(self.blocks, arch.expand_ratios[self.index], strict=False):
+            assert isinstance(block, ElasticBottleneck)
+            yield block, inputs, self.space.middle(self.index, width, ratio), outputs
+            inputs = outputs
+
+    def forward(self, x: Tensor, arch: Arch) -> Tensor:
+        for block, _, middle, outputs in self._active(arch):
+            x = block(x, middle, outputs)
+        return x
+
+    @torch.no_grad()
+    def extract(self, arch: Arch) -> nn.Module:
+        return nn.Sequential(
+            *(
+                block.extract(inputs, middle, outputs)
+                for block, inputs, middle, outputs in self._active(arch)
+            )
+        )
+
+    def sort_channels(self, level: int) -> None:
+        for block in self.blocks:
+            assert isinstance(block, ElasticBottleneck)
+            block.sort_channels(level)
+
+
+class Head(ElasticPart):
+    """Pooling and a classifier on the first features."""
+
+    def __init__(self, space: ResNet50DSpace) -> None:
+        super().__init__()
+        features = space.channels(space.width_slots - 1, space.width_choices[-1])
+        self.classifier = nn.Linear(features, space.classes)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+        self.space = space
+
+    def forward(self, x: Tensor, arch: Arch) -> Tensor:
+        out = x.mean((2, 3))
+        return F.linear(out, self.classifier.weight[:, : out.shape[1]], self.classifier.bias)
+
+    def extract(self, arch: Arch) -> nn.Module:
+        features = self.space.channels(self.space.width_slots - 1, arch.widths[-1])
+        return nn.Sequential(GlobalPool(), nn.Flatten(1), copy_linear(self.classifier, features))
