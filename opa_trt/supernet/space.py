@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
@@ -397,7 +397,7 @@ def space_from_dict(values: Mapping[str, Any]) -> Space:
         if key not in known:
             kind = f"parameter of space {name}"
             raise UnknownNameError(kind, key, known)
-    return space(**given)
+    return _made(space, **given)
 
 
 def published_space(name: str, *, width: float | None = None, classes: int = 1000) -> Space:
@@ -414,11 +414,12 @@ def published_space(name: str, *, width: float | None = None, classes: int = 100
     """
     space = _space_named(name)
     if "width" in {field.name for field in fields(space)}:
-        return space(classes=classes, **({} if width is None else {"width": float(width)}))
+        wide = {} if width is None else {"width": float(width)}
+        return _made(space, classes=classes, **wide)
     if width not in (None, 1):
         msg = f"width {width:g} for space {name}."
         raise ConfigError(msg, expected="none: every arch chooses its own widths.")
-    return space(classes=classes)
+    return _made(space, classes=classes)
 
 
 def space_names() -> list[str]:
@@ -428,11 +429,16 @@ def space_names() -> list[str]:
     return list(_SPACES)
 
 
-def _space_named(name: object) -> Any:
+def _space_named(name: object) -> type[Space]:
     if name not in space_names():
         kind = "space"
         raise UnknownNameError(kind, str(name), _SPACES)
     return _SPACES[str(name)]
+
+
+def _made(space: Callable[..., Space], **parameters: Any) -> Space:
+    """A space from parameters that its fields were checked to know."""
+    return space(**parameters)
 
 
 def _check_types(space: Space) -> None:
