@@ -71,6 +71,23 @@ def read_space(name: str, width: float | None, *, classes: int = 1000) -> Space:
     return recipe.make_space()
 
 
+def searched_space(name: str | None, width: float | None, *known: Space | None) -> Space:
+    """The space of ``--space``, or else the one that a predictor was made for.
+
+    Raises:
+        ConfigError: neither names one.
+    """
+    from opa_trt.errors import ConfigError
+
+    if name is not None:
+        return read_space(name, width)
+    for space in known:
+        if space is not None:
+            return space
+    message = "no space is named, and the predictors do not say theirs."
+    raise ConfigError(message, remedy="add --space NAME (and --width W).")
+
+
 def threads(command: Command) -> Command:
     """``--threads``."""
     return click.option(
