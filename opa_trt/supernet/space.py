@@ -50,6 +50,7 @@ class Space(ABC):
     elastic_kernel: ClassVar[bool] = True
     stem_depths: ClassVar[int] = 0  # leading entries of an arch's depths that are the stem's
     stem_widths: ClassVar[int] = 0  # leading entries of its widths
+    published_widths: ClassVar[tuple[float, ...]] = ()  # multipliers that weights exist for
 
     classes: int
     resolutions: tuple[int, ...]
@@ -109,6 +110,13 @@ class Space(ABC):
     @abstractmethod
     def terms(self) -> tuple[Term, ...]:
         """What runs, in order, as functions of the genes that each piece depends on."""
+
+    @abstractmethod
+    def published_names(self) -> dict[str, str]:
+        """For every tensor of the parts its key in OFA's checkpoints, in their newest style.
+
+        The tensors are named as in the state of ``nn.ModuleDict(self.elastic_parts())``.
+        """
 
     # --- costs --------------------------------------------------------------------------------
 
@@ -420,6 +428,15 @@ def published_space(name: str, *, width: float | None = None, classes: int = 100
         msg = f"width {width:g} for space {name}."
         raise ConfigError(msg, expected="none: every arch chooses its own widths.")
     return _made(space, classes=classes)
+
+
+def published_spaces(classes: int) -> list[Space]:
+    """Every space that OFA published weights for, at each of its widths."""
+    return [
+        published_space(name, width=width, classes=classes)
+        for name in space_names()
+        for width in _SPACES[name].published_widths or (None,)
+    ]
 
 
 def space_names() -> list[str]:

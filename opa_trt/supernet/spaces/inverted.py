@@ -16,6 +16,12 @@ from opa_trt.supernet.elastic import BlockSpec, ElasticBlock, copy_norm, copy_we
 from opa_trt.supernet.layers import activation, convolution, make_divisible, out_size
 from opa_trt.supernet.operators import Convolution, Operator, Term, shapes
 from opa_trt.supernet.space import ElasticPart, Space
+from opa_trt.supernet.spaces.published import (
+    Names,
+    convolution_and_norm,
+    kernel_matrices,
+    weight_and_bias,
+)
 
 STEM_KERNEL = 3
 
@@ -81,6 +87,10 @@ class InvertedResidualSpace(Space):
     def head_operators(self, size: int) -> tuple[Operator, ...]:
         """What the head runs on an input of side ``size``."""
 
+    @abstractmethod
+    def head_names(self) -> Names:
+        """The head's part of ``published_names``."""
+
     # --- what follows from it -----------------------------------------------------------------
 
     @property
@@ -122,6 +132,27 @@ class InvertedResidualSpace(Space):
             parts[f"stage{stage + 1}"] = Stage(self, stage)
         return parts | {"head": self.head()}
 
+    def published_names(self) -> Names:
+        names = convolution_and_norm("stem.conv", "stem.norm", "first_conv", elastic=False)
+        names |= _projection_names("stem.block", "blocks.0.conv", elastic=False)
+        index = 1
+        for stage, slots in enumerate(self.slots):
+            for block, spec in enumerate(self.blocks(stage, slots)):
+                ours, theirs = f"stage{stage + 1}.blocks.{block}", f"blocks.{index}.conv"
+                names |= self._block_names(ours, theirs)
+                names |= _attention_names(ours, theirs) if spec.squeeze_excite else {}
+                index += 1
+        return names | self.head_names()
+
+    def _block_names(self, ours: str, theirs: str) -> Names:
+        expand, called = f"{ours}.expand", f"{theirs}.inverted_bottleneck"
+        depthwise, kernel = f"{ours}.depthwise", f"{theirs}.depth_conv.conv"
+        return {
+            **convolution_and_norm(expand, f"{expand}_norm", called),
+            **_projection_names(ours, theirs, elastic=True),
+            **kernel_matrices(depthwise, kernel, self.kernel_choices),
+        }
+
     def terms(self) -> tuple[Term, ...]:
         genome = self.genome
         found = [Term("stem", (0,), self._stem_operators)]
@@ -151,6 +182,24 @@ class InvertedResidualSpace(Space):
 
     def _head_operators(self, resolution: int) -> tuple[Operator, ...]:
         return self.head_operators(self.size_before(len(self.stage_widths), resolution))
+
+
+def _projection_names(ours: str, theirs: str, *, elastic: bool) -> Names:
+    """What every block has: the depthwise convolution and the projection."""
+    names: Names = {}
+    for layer, called in (("depthwise", "depth_conv"), ("project", "point_linear")):
+        inside = f"{ours}.{layer}"
+        place = f"{theirs}.{called}"
+        names |= convolution_and_norm(inside, f"{inside}_norm", place, elastic=elastic)
+    return names
+
+
+def _attention_names(ours: str, theirs: str) -> Names:
+    inside, called = f"{ours}.squeeze_excite", f"{theirs}.depth_conv.se.fc"
+    return {
+        **weight_and_bias(f"{inside}.reduce", f"{called}.reduce"),
+        **weight_and_bias(f"{inside}.expand", f"{called}.expand"),
+    }
 
 
 @dataclass(frozen=True)

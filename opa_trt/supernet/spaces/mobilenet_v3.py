@@ -17,6 +17,7 @@ from opa_trt.supernet.layers import ACTIVATIONS, GlobalPool, activation, convolu
 from opa_trt.supernet.operators import Convolution, GlobalPooling, Logits, Operator
 from opa_trt.supernet.space import ElasticPart
 from opa_trt.supernet.spaces.inverted import InvertedResidualSpace
+from opa_trt.supernet.spaces.published import Names, convolution_and_norm, weight_and_bias
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class MobileNetV3Space(InvertedResidualSpace):
 
     name = "mobilenet_v3"
     stem_act = "h_swish"
+    published_widths = (1.0, 1.2)
 
     classes: int = 1000
     resolutions: tuple[int, ...] = tuple(range(128, 225, 4))
@@ -83,6 +85,13 @@ class MobileNetV3Space(InvertedResidualSpace):
             Convolution("Conv_2", 1, expanded, features, 1, act="h_swish", norm=False),
             Logits(features, self.classes),
         )
+
+    def head_names(self) -> Names:
+        return {
+            **convolution_and_norm("head.conv", "head.norm", "final_expand_layer", elastic=False),
+            "head.mix.weight": "feature_mix_layer.conv.weight",
+            **weight_and_bias("head.classifier", "classifier.linear"),
+        }
 
 
 class Head(ElasticPart):

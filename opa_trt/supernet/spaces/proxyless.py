@@ -15,6 +15,7 @@ from opa_trt.supernet.layers import GlobalPool, activation, convolution
 from opa_trt.supernet.operators import Convolution, GlobalPooling, Logits, Operator
 from opa_trt.supernet.space import ElasticPart
 from opa_trt.supernet.spaces.inverted import InvertedResidualSpace
+from opa_trt.supernet.spaces.published import Names, convolution_and_norm, weight_and_bias
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class ProxylessSpace(InvertedResidualSpace):
 
     name = "proxyless"
     stem_act = "relu6"
+    published_widths = (1.3,)
 
     classes: int = 1000
     resolutions: tuple[int, ...] = tuple(range(128, 225, 4))
@@ -65,6 +67,12 @@ class ProxylessSpace(InvertedResidualSpace):
             GlobalPooling(size, features),
             Logits(features, self.classes),
         )
+
+    def head_names(self) -> Names:
+        return {
+            **convolution_and_norm("head.mix", "head.norm", "feature_mix_layer", elastic=False),
+            **weight_and_bias("head.classifier", "classifier.linear"),
+        }
 
 
 class Head(ElasticPart):

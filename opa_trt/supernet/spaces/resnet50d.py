@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from opa_trt.errors import ArchError, ConfigError
-from opa_trt.supernet import ofa_archs
+from opa_trt.errors import ConfigError
 from opa_trt.supernet.arch import Arch, Ratio
 from opa_trt.supernet.cost import Cost, convolution_cost, norm_cost
 from opa_trt.supernet.elastic import (
@@ -24,7 +22,6 @@ from opa_trt.supernet.elastic import (
     sorted_order,
 )
 from opa_trt.supernet.layers import GlobalPool, Residual, convolution, make_divisible, out_size
-from opa_trt.supernet.net_configs import Layer, stages_of
 from opa_trt.supernet.operators import (
     Convolution,
     GlobalPooling,
@@ -35,8 +32,6 @@ from opa_trt.supernet.operators import (
 )
 from opa_trt.supernet.space import ElasticPart, Space
 from opa_trt.supernet.spaces.published import Names, convolution_and_norm, weight_and_bias
-
-OFA_STEM = (0, 2)  # OFA's depths of the stem: without and with its residual convolution
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,6 @@ class ResNet50DSpace(Space):
     """
 
     name = "resnet50d"
-    net_name = "ResNets"
     elastic_kernel = False
     stem_depths = 1
     stem_widths = 2
@@ -102,42 +96,6 @@ class ResNet50DSpace(Space):
     def width_slots(self) -> int:
         return self.stem_widths + len(self.stage_widths)
 
-    def depths_from_ofa(self, given: Any) -> tuple[int, ...]:
-        """From the stem's entry (its residual is kept only at 2) and each stage's extra blocks."""
-        choices = (OFA_STEM, *(self.extra_depths,) * len(self.base_depths))
-        listed = ofa_archs.entries("d", given, len(choices))
-        stem, *extra = ofa_archs.chosen("d", listed, choices)
-        stages = (b + int(e) for b, e in zip(self.base_depths, extra, strict=True))
-        return (OFA_STEM.index(int(stem)), *stages)
-
-    def depths_to_ofa(self, depths: Sequence[int]) -> tuple[int, ...]:
-        extra = (d - base for d, base in zip(depths[1:], self.base_depths, strict=True))
-        return (OFA_STEM[depths[0]], *extra)
-
-    def arch_from_layers(
-        self, stem: Sequence[Layer], blocks: Sequence[Layer], resolution: int
-    ) -> Arch:
-        stages = stages_of(blocks)
-        if len(stages) != len(self.stage_widths):
-            msg = f"blocks has {len(stages)} stages."
-            raise ArchError(msg, expected=f"{len(self.stage_widths)}, as {self.name} has.")
-        layers = [stem[0], stem[-1], *(stage[0] for stage in stages)]
-        return Arch(
-            resolution=resolution,
-            depths=(len(stem) - 2, *map(len, stages)),
-            kernel_sizes=(),
-            expand_ratios=tuple(tuple(b.number("expand_ratio") for b in stage) for stage in stages),
-            widths=tuple(self._width_of(entry, layer) for entry, layer in enumerate(layers)),
-        )
-
-    def _width_of(self, entry: int, layer: Layer) -> Ratio:
-        """The width that gives a layer's channels; the smallest where several do."""
-        given = {self.channels(entry, width): width for width in reversed(self.width_choices)}
-        if (outputs := layer.number("out_channels")) not in given:
-            msg = f"{layer.path}.out_channels is {outputs}."
-            raise ArchError(msg, expected=f"one of {sorted(given)}.")
-        return given[outputs]
-
     def channels(self, entry: int, width: Ratio) -> int:
         """Channels at entry ``entry`` of an arch's widths, if that is ``width``."""
         if entry == 0:
@@ -175,8 +133,8 @@ class ResNet50DSpace(Space):
             depth = genome.index("depth", self.stem_depths + stage)
             before, after = widths[stage + 1 : stage + 3]
             for block in range(slots):
-                wide = (before, after) if block == 0 else (after,)
-                genes = (0, depth, *wide, genome.index("expand", slot))
+                inputs = before if block == 0 else after
+                genes = (0, depth, inputs, after, genome.index("expand", slot))
                 run = _BlockOperators(self, stage, block)
                 found.append(Term(f"stage{stage + 1}", genes, run))
                 slot += 1
@@ -225,9 +183,9 @@ class _BlockOperators:
     stage: int
     block: int
 
-    def __call__(self, resolution: int, depth: int, *widths_and_ratio: Ratio) -> tuple[Operator, ...]:
-        *widths, ratio = widths_and_ratio
-        before, after = widths[0], widths[-1]
+    def __call__(
+        self, resolution: int, depth: int, before: Ratio, after: Ratio, ratio: Ratio
+    ) -> tuple[Operator, ...]:
         if self.block >= depth:
             return ()
         space, first = self.space, self.block == 0
@@ -304,19 +262,6 @@ class Bottleneck(Operator):
     @property
     def input_shape(self) -> tuple[int, ...]:
         return (self.inputs, self.size, self.size)
-
-    @property
-    def net_layer(self) -> dict[str, Any]:
-        return {
-            "name": "ResNetBottleneckBlock",
-            "in_channels": self.inputs,
-            "out_channels": self.outputs,
-            "kernel_size": 3,
-            "stride": self.stride,
-            "mid_channels": self.middle,
-            "act_func": "relu",
-            "downsample_mode": "avgpool_conv",
-        }
 
     def build(self) -> nn.Module:
         body = _bottleneck(self.inputs, self.middle, self.outputs, self.stride)
