@@ -133,8 +133,8 @@ class ResNet50DSpace(Space):
             depth = genome.index("depth", self.stem_depths + stage)
             before, after = widths[stage + 1 : stage + 3]
             for block in range(slots):
-                inputs = before if block == 0 else after
-                genes = (0, depth, inputs, after, genome.index("expand", slot))
+                wide = (before, after) if block == 0 else (after,)
+                genes = (0, depth, *wide, genome.index("expand", slot))
                 run = _BlockOperators(self, stage, block)
                 found.append(Term(f"stage{stage + 1}", genes, run))
                 slot += 1
@@ -184,8 +184,10 @@ class _BlockOperators:
     block: int
 
     def __call__(
-        self, resolution: int, depth: int, before: Ratio, after: Ratio, ratio: Ratio
+        self, resolution: int, depth: int, *widths_and_ratio: Ratio
     ) -> tuple[Operator, ...]:
+        *widths, ratio = widths_and_ratio
+        before, after = widths[0], widths[-1]
         if self.block >= depth:
             return ()
         space, first = self.space, self.block == 0
