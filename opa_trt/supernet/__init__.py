@@ -1,6 +1,7 @@
 """Spaces, archs, super-networks and their checkpoints (offline only)."""
 
 from opa_trt.supernet.arch import Arch
+from opa_trt.supernet.arch_files import read_arch
 from opa_trt.supernet.checkpoint import load, read_notes, save
 from opa_trt.supernet.cost import Cost
 from opa_trt.supernet.genome import Genome, Population
@@ -30,6 +31,7 @@ __all__ = [
     "load",
     "ofa_classes",
     "published_space",
+    "read_arch",
     "read_notes",
     "read_ofa_state_dict",
     "save",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opa_trt.errors import ArchError
+
+if TYPE_CHECKING:
+    from opa_trt.supernet.space import Space
 
 Ratio = int | float
 
@@ -78,6 +81,27 @@ class Arch:
                 msg,
                 expected="numbers for resolution and depths, a list a stage for the others.",
             ) from exc
+
+    @classmethod
+    def from_ofa(cls, values: Mapping[str, Any], space: Space) -> Arch:
+        """Read OFA's dictionary of ``ks``, ``e``, ``d``, ``w`` and ``r``: ``ofa_archs``.
+
+        Raises:
+            ArchError: names the key, the position, the value and its choices.
+        """
+        from opa_trt.supernet.ofa_archs import arch_from_ofa
+
+        return arch_from_ofa(values, space)
+
+    def to_ofa(self, space: Space) -> dict[str, list[Ratio]]:
+        """What ``from_ofa`` reads, with an entry for every slot of ``space``.
+
+        Raises:
+            ArchError: this arch lies outside ``space``.
+        """
+        from opa_trt.supernet.ofa_archs import arch_to_ofa
+
+        return arch_to_ofa(self, space)
 
 
 def _joined(values: tuple[Ratio, ...]) -> str:

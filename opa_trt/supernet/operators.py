@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -32,6 +33,11 @@ class Operator(ABC):
     @abstractmethod
     def input_shape(self) -> tuple[int, ...]:
         """Of one image: ``(C, H, W)``."""
+
+    @property
+    def net_layer(self) -> dict[str, Any]:
+        """What OFA's published ``net.config`` files say of it; empty where they say nothing."""
+        return {}
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -69,6 +75,19 @@ class Convolution(Operator):
     @property
     def input_shape(self) -> tuple[int, ...]:
         return (self.inputs, self.size, self.size)
+
+    @property
+    def net_layer(self) -> dict[str, Any]:
+        return {
+            "name": "ConvLayer",
+            "in_channels": self.inputs,
+            "out_channels": self.outputs,
+            "kernel_size": self.kernel,
+            "stride": self.stride,
+            "act_func": published_act(self.act),
+            "use_bn": self.norm,
+            **({"shortcut": True} if self.residual else {}),
+        }
 
     def build(self) -> nn.Module:
         layers: list[nn.Module] = [convolution(self.inputs, self.outputs, self.kernel, self.stride)]
@@ -121,6 +140,14 @@ class Logits(Operator):
     def input_shape(self) -> tuple[int, ...]:
         return (self.features, 1, 1)
 
+    @property
+    def net_layer(self) -> dict[str, Any]:
+        return {
+            "name": "LinearLayer",
+            "in_features": self.features,
+            "out_features": self.classes,
+        }
+
     def build(self) -> nn.Module:
         return nn.Sequential(nn.Flatten(1), nn.Linear(self.features, self.classes))
 
@@ -139,6 +166,11 @@ class Term:
     part: str
     genes: tuple[int, ...]
     operators: Callable[..., tuple[Operator, ...]]
+
+
+def published_act(name: str) -> str | None:
+    """An activation as OFA's configurations name it."""
+    return None if name == "none" else name
 
 
 def shapes(size: int, inputs: int, after: int, outputs: int) -> str:

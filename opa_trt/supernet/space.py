@@ -6,17 +6,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
 from opa_trt.errors import ArchError, ConfigError, UnknownNameError
+from opa_trt.supernet import ofa_archs
 from opa_trt.supernet.arch import Arch, Ratio
 from opa_trt.supernet.cost import Cost
 from opa_trt.supernet.genome import Genome, Kind
 from opa_trt.supernet.operators import Operator, Term
+
+if TYPE_CHECKING:
+    from opa_trt.supernet.net_configs import Layer
 
 Floats = npt.NDArray[np.float32]
 _SPACES: dict[str, type[Space]] = {}
@@ -50,6 +54,7 @@ class Space(ABC):
     elastic_kernel: ClassVar[bool] = True
     stem_depths: ClassVar[int] = 0  # leading entries of an arch's depths that are the stem's
     stem_widths: ClassVar[int] = 0  # leading entries of its widths
+    net_name: ClassVar[str] = ""  # what its net.config files have as name
     published_widths: ClassVar[tuple[float, ...]] = ()  # multipliers that weights exist for
 
     classes: int
@@ -327,6 +332,40 @@ class Space(ABC):
         )
         self.validate(arch)
         return arch
+
+    # --- archs as OFA writes them -------------------------------------------------------------
+
+    def depths_from_ofa(self, given: Any) -> tuple[int, ...]:
+        """An arch's depths from OFA's ``d``: no stage is deeper than it has blocks.
+
+        Raises:
+            ArchError: the wrong length, or a depth that is no choice.
+        """
+        options = self.depth_options
+        listed = ofa_archs.entries("d", given, len(options))
+        return self._capped_depths(listed)
+
+    def _capped_depths(self, listed: Sequence[Any]) -> tuple[int, ...]:
+        options = self.depth_options
+        capped = [
+            choices[-1] if isinstance(depth, int | float) and depth > choices[-1] else depth
+            for depth, choices in zip(listed, options, strict=True)
+        ]
+        return tuple(int(depth) for depth in ofa_archs.chosen("d", capped, options))
+
+    def depths_to_ofa(self, depths: Sequence[int]) -> tuple[int, ...]:
+        """OFA's ``d`` for an arch's depths."""
+        return tuple(depths)
+
+    @abstractmethod
+    def arch_from_layers(
+        self, stem: Sequence[Layer], blocks: Sequence[Layer], resolution: int
+    ) -> Arch:
+        """The arch, not yet validated, of the layers of a published ``net.config``.
+
+        Raises:
+            ArchError: a layer does not say what an arch needs.
+        """
 
     # --- encodings ----------------------------------------------------------------------------
 

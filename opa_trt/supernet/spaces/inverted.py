@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,7 +15,8 @@ from opa_trt.supernet.arch import Arch, Ratio
 from opa_trt.supernet.cost import Cost, convolution_cost, norm_cost, squeeze_excite_cost
 from opa_trt.supernet.elastic import BlockSpec, ElasticBlock, copy_norm, copy_weights
 from opa_trt.supernet.layers import activation, convolution, make_divisible, out_size
-from opa_trt.supernet.operators import Convolution, Operator, Term, shapes
+from opa_trt.supernet.net_configs import Layer, stages_of
+from opa_trt.supernet.operators import Convolution, Operator, Term, published_act, shapes
 from opa_trt.supernet.space import ElasticPart, Space
 from opa_trt.supernet.spaces.published import (
     Names,
@@ -166,6 +168,17 @@ class InvertedResidualSpace(Space):
                 slot += 1
         return (*found, Term("head", (0,), self._head_operators))
 
+    def arch_from_layers(
+        self, stem: Sequence[Layer], blocks: Sequence[Layer], resolution: int
+    ) -> Arch:
+        stages = stages_of(blocks[1:])  # the first block is the stem's
+        return Arch(
+            resolution=resolution,
+            depths=tuple(map(len, stages)),
+            kernel_sizes=tuple(tuple(b.number("kernel_size") for b in stage) for stage in stages),
+            expand_ratios=tuple(tuple(b.number("expand_ratio") for b in stage) for stage in stages),
+        )
+
     def size_before(self, stage: int, resolution: int) -> int:
         """Side of a stage's input for images of side ``resolution``."""
         size = out_size(resolution, self.stem_stride)
@@ -263,6 +276,21 @@ class InvertedResidual(Operator):
     @property
     def input_shape(self) -> tuple[int, ...]:
         return (self.spec.inputs, self.size, self.size)
+
+    @property
+    def net_layer(self) -> dict[str, Any]:
+        return {
+            "name": "MBConvLayer",
+            "in_channels": self.spec.inputs,
+            "out_channels": self.spec.outputs,
+            "kernel_size": self.kernel,
+            "stride": self.spec.stride,
+            "expand_ratio": 1 if self.ratio is None else self.ratio,
+            "mid_channels": self.middle,
+            "act_func": published_act(self.spec.act),
+            "use_se": self.spec.squeeze_excite,
+            "shortcut": self.spec.residual,
+        }
 
     def build(self) -> nn.Module:
         ratio = 1 if self.ratio is None else self.ratio

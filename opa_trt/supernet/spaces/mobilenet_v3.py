@@ -28,6 +28,7 @@ class MobileNetV3Space(InvertedResidualSpace):
     """
 
     name = "mobilenet_v3"
+    net_name = "MobileNetV3"
     stem_act = "h_swish"
     published_widths = (1.0, 1.2)
 

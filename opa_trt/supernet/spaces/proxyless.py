@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opa_trt.supernet import ofa_archs
 from opa_trt.supernet.arch import Arch, Ratio
 from opa_trt.supernet.elastic import BlockSpec, copy_linear, copy_norm, copy_weights
 from opa_trt.supernet.layers import GlobalPool, activation, convolution
@@ -26,6 +28,7 @@ class ProxylessSpace(InvertedResidualSpace):
     """
 
     name = "proxyless"
+    net_name = "ProxylessNASNets"
     stem_act = "relu6"
     published_widths = (1.3,)
 
@@ -48,6 +51,12 @@ class ProxylessSpace(InvertedResidualSpace):
     @property
     def depth_options(self) -> tuple[tuple[int, ...], ...]:
         return (*(self.depth_choices,) * (len(self.stage_widths) - 1), (1,))
+
+    def depths_from_ofa(self, given: Any) -> tuple[int, ...]:
+        """As every space does, but the last stage, always of one block, may be left out."""
+        stages = len(self.stage_widths)
+        listed = ofa_archs.entries("d", given, stages - 1, stages)
+        return self._capped_depths([*listed, 1][:stages])
 
     def blocks(self, stage: int, depth: int) -> Iterator[BlockSpec]:
         return self.block_specs(stage, depth, "relu6", squeeze_excite=False)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from opa_trt.errors import ConfigError
+from opa_trt.errors import ArchError, ConfigError
+from opa_trt.supernet import ofa_archs
 from opa_trt.supernet.arch import Arch, Ratio
 from opa_trt.supernet.cost import Cost, convolution_cost, norm_cost
 from opa_trt.supernet.elastic import (
@@ -22,6 +24,7 @@ from opa_trt.supernet.elastic import (
     sorted_order,
 )
 from opa_trt.supernet.layers import GlobalPool, Residual, convolution, make_divisible, out_size
+from opa_trt.supernet.net_configs import Layer, stages_of
 from opa_trt.supernet.operators import (
     Convolution,
     GlobalPooling,
@@ -32,6 +35,8 @@ from opa_trt.supernet.operators import (
 )
 from opa_trt.supernet.space import ElasticPart, Space
 from opa_trt.supernet.spaces.published import Names, convolution_and_norm, weight_and_bias
+
+OFA_STEM = (0, 2)  # OFA's depths of the stem: without and with its residual convolution
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class ResNet50DSpace(Space):
     """
 
     name = "resnet50d"
+    net_name = "ResNets"
     elastic_kernel = False
     stem_depths = 1
     stem_widths = 2
@@ -95,6 +101,42 @@ class ResNet50DSpace(Space):
     @property
     def width_slots(self) -> int:
         return self.stem_widths + len(self.stage_widths)
+
+    def depths_from_ofa(self, given: Any) -> tuple[int, ...]:
+        """From the stem's entry (its residual is kept only at 2) and each stage's extra blocks."""
+        choices = (OFA_STEM, *(self.extra_depths,) * len(self.base_depths))
+        listed = ofa_archs.entries("d", given, len(choices))
+        stem, *extra = ofa_archs.chosen("d", listed, choices)
+        stages = (b + int(e) for b, e in zip(self.base_depths, extra, strict=True))
+        return (OFA_STEM.index(int(stem)), *stages)
+
+    def depths_to_ofa(self, depths: Sequence[int]) -> tuple[int, ...]:
+        extra = (d - base for d, base in zip(depths[1:], self.base_depths, strict=True))
+        return (OFA_STEM[depths[0]], *extra)
+
+    def arch_from_layers(
+        self, stem: Sequence[Layer], blocks: Sequence[Layer], resolution: int
+    ) -> Arch:
+        stages = stages_of(blocks)
+        if len(stages) != len(self.stage_widths):
+            msg = f"blocks has {len(stages)} stages."
+            raise ArchError(msg, expected=f"{len(self.stage_widths)}, as {self.name} has.")
+        layers = [stem[0], stem[-1], *(stage[0] for stage in stages)]
+        return Arch(
+            resolution=resolution,
+            depths=(len(stem) - 2, *map(len, stages)),
+            kernel_sizes=(),
+            expand_ratios=tuple(tuple(b.number("expand_ratio") for b in stage) for stage in stages),
+            widths=tuple(self._width_of(entry, layer) for entry, layer in enumerate(layers)),
+        )
+
+    def _width_of(self, entry: int, layer: Layer) -> Ratio:
+        """The width that gives a layer's channels; the smallest where several do."""
+        given = {self.channels(entry, width): width for width in reversed(self.width_choices)}
+        if (outputs := layer.number("out_channels")) not in given:
+            msg = f"{layer.path}.out_channels is {outputs}."
+            raise ArchError(msg, expected=f"one of {sorted(given)}.")
+        return given[outputs]
 
     def channels(self, entry: int, width: Ratio) -> int:
         """Channels at entry ``entry`` of an arch's widths, if that is ``width``."""
@@ -264,6 +306,19 @@ class Bottleneck(Operator):
     @property
     def input_shape(self) -> tuple[int, ...]:
         return (self.inputs, self.size, self.size)
+
+    @property
+    def net_layer(self) -> dict[str, Any]:
+        return {
+            "name": "ResNetBottleneckBlock",
+            "in_channels": self.inputs,
+            "out_channels": self.outputs,
+            "kernel_size": 3,
+            "stride": self.stride,
+            "mid_channels": self.middle,
+            "act_func": "relu",
+            "downsample_mode": "avgpool_conv",
+        }
 
     def build(self) -> nn.Module:
         body = _bottleneck(self.inputs, self.middle, self.outputs, self.stride)
