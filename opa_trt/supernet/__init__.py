@@ -14,6 +14,7 @@ from opa_trt.supernet.ofa_weights import (
 )
 from opa_trt.supernet.space import Space, published_space, space_from_dict, space_names
 from opa_trt.supernet.spaces import MobileNetV3Space, ProxylessSpace, ResNet50DSpace
+from opa_trt.supernet.subnet import load_subnet
 from opa_trt.supernet.supernet import Supernet
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Supernet",
     "from_ofa_state_dict",
     "load",
+    "load_subnet",
     "ofa_classes",
     "published_space",
     "read_arch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,25 +58,12 @@ def load(path: Path | str, *, expected: Space | None = None) -> Supernet:
             or tensors that are missing, unknown or misshapen (named).
     """
     path = Path(path)
-    metadata, tensors = _read(path)
-    space = _space(path, metadata)
+    metadata, tensors = read_file(path, SUPERNET)
+    space = space_in(path, metadata)
     if expected is not None and expected != space:
         raise _disagreement(path, space, expected)
     supernet = Supernet(space)
-    own = supernet.state_dict()
-    wanted = {key for key in own if not key.endswith("num_batches_tracked")}
-    for problem, keys in (
-        ("lacks", wanted - set(tensors)),
-        ("has unknown", set(tensors) - wanted),
-        ("has misshapen", {k for k in wanted & set(tensors) if own[k].shape != tensors[k].shape}),
-    ):
-        if keys:
-            listing = ", ".join(sorted(keys)[:3]) + (" …" if len(keys) > 3 else "")
-            msg = f"{path} {problem} {len(keys)} of the space's tensors: {listing}."
-            raise CheckpointError(
-                msg,
-                remedy="write it again with `opa-trt train`.",
-            )
+    check_tensors(path, supernet.state_dict(), tensors, SUPERNET)
     supernet.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
     return supernet.eval()
 
@@ -86,7 +74,7 @@ def read_notes(path: Path | str) -> dict[str, Any]:
     Raises:
         CheckpointError: as ``load`` says, or the notes cannot be read.
     """
-    metadata, _ = _read(Path(path))
+    metadata, _ = read_file(Path(path), SUPERNET)
     try:
         return dict(json.loads(metadata.get("notes", "{}")))
     except (TypeError, ValueError) as exc:
@@ -94,13 +82,34 @@ def read_notes(path: Path | str) -> dict[str, Any]:
         raise CheckpointError(msg) from exc
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+@dataclass(frozen=True)
+class FileKind:
+    """What a ``.safetensors`` file of ours holds: its format's name and version, in words, and
+    the command that writes one."""
+
+    format: str
+    version: int
+    what: str
+    command: str
+
+
+SUPERNET = FileKind(
+    FORMAT, VERSION, "a super-network's weights", "`opa-trt train RECIPE --out FILE`"
+)
+
+
+def read_file(path: Path, kind: FileKind) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Metadata and tensors of a file of ``kind``.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, of another kind, or of a later version.
+    """
     if not path.is_file():
         msg = f"{path} does not exist."
         raise CheckpointError(
             msg,
-            expected="a super-network's weights (.safetensors).",
-            remedy="train them with `opa-trt train RECIPE --out FILE`.",
+            expected=f"{kind.what} (.safetensors).",
+            remedy=f"write them with {kind.command}.",
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -109,20 +118,40 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     except SafetensorError as exc:
         msg = f"{path} is not a readable safetensors file: {exc}."
         raise CheckpointError(msg) from exc
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != kind.format:
         msg = f"{path} has format {metadata.get('format')!r}."
-        raise CheckpointError(msg, expected=f"{FORMAT!r}.")
-    if not metadata.get("version", "").isdigit() or int(metadata["version"]) > VERSION:
+        raise CheckpointError(msg, expected=f"{kind.format!r}.")
+    if not metadata.get("version", "").isdigit() or int(metadata["version"]) > kind.version:
         msg = f"{path} has version {metadata.get('version')!r}."
         raise CheckpointError(
             msg,
-            expected=f"at most {VERSION}.",
+            expected=f"at most {kind.version}.",
             remedy="install a newer opa-trt.",
         )
     return metadata, tensors
 
 
-def _space(path: Path, metadata: Mapping[str, str]) -> Space:
+def check_tensors(
+    path: Path,
+    own: Mapping[str, torch.Tensor],
+    found: Mapping[str, torch.Tensor],
+    kind: FileKind,
+) -> None:
+    """CheckpointError unless ``found`` has the names and shapes of ``own``, counters aside."""
+    wanted = {key for key in own if not key.endswith("num_batches_tracked")}
+    for problem, keys in (
+        ("lacks", wanted - set(found)),
+        ("has unknown", set(found) - wanted),
+        ("has misshapen", {k for k in wanted & set(found) if own[k].shape != found[k].shape}),
+    ):
+        if keys:
+            listing = ", ".join(sorted(keys)[:3]) + (" …" if len(keys) > 3 else "")
+            msg = f"{path} {problem} {len(keys)} of the space's tensors: {listing}."
+            raise CheckpointError(msg, remedy=f"write it again with {kind.command}.")
+
+
+def space_in(path: Path, metadata: Mapping[str, str]) -> Space:
+    """The space in a file's metadata; CheckpointError where it does not describe one."""
     try:
         return space_from_dict(json.loads(metadata["space"]))
     except (KeyError, TypeError, ValueError) as exc:
