@@ -7,7 +7,6 @@ a whole population at a time. ``search.fit`` trains one.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,11 +140,11 @@ def read_accuracy(path: Path | str) -> AccuracyPredictor:
         return AccuracyPredictor(
             place.name,
             _layers(place, arrays),
-            tuple(json.loads(metadata["resolutions"])),
+            tuple(map(int, json.loads(metadata["resolutions"]))),
             space_from_dict(json.loads(metadata["space"])),
-            json.loads(metadata["facts"]),
+            dict(json.loads(metadata["facts"])),
         )
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as exc:
         message = f"{place} does not describe itself: {exc}."
         raise CheckpointError(message, remedy=f"fit it again with `{FIT}`.") from exc
 
@@ -154,7 +153,7 @@ def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile) as exc:
+    except Exception as exc:  # numpy, zipfile and zlib have a dozen kinds for damaged files
         message = f"{path} is not a readable .npz file: {exc}."
         raise CheckpointError(message) from exc
 
@@ -164,11 +163,11 @@ def _read_ours(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]
         with safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as exc:
+    except (SafetensorError, OSError, TypeError, AttributeError) as exc:  # or dtypes numpy lacks
         message = f"{path} is not a readable safetensors file: {exc}."
         raise CheckpointError(message) from exc
     version = metadata.get("version", "")
-    if metadata.get("format") != FORMAT or not version.isdigit() or int(version) > VERSION:
+    if metadata.get("format") != FORMAT or not version.isdecimal() or int(version) > VERSION:
         message = f"{path} has format {metadata.get('format')!r}, version {version!r}."
         raise CheckpointError(message, expected=f"{FORMAT!r}, version {VERSION} at most.")
     return metadata, arrays
@@ -178,8 +177,8 @@ def _layers(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> list[Layer]:
     """The layers in order, checked to fit each other and to be finite."""
     try:
         numbers = sorted({int(key.split(".")[0]) for key in arrays})
-        layers = [(arrays[f"{n}.weight"], arrays[f"{n}.bias"]) for n in numbers]
-    except (KeyError, ValueError) as exc:
+        layers = [(_floats(arrays[f"{n}.weight"]), _floats(arrays[f"{n}.bias"])) for n in numbers]
+    except (KeyError, TypeError, ValueError) as exc:
         message = f"{path} holds {sorted(arrays)[:4]} …."
         expected = "weight and bias of layers: 0.weight, 0.bias, …."
         raise CheckpointError(message, expected=expected) from exc
@@ -195,7 +194,13 @@ def _layers(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> list[Layer]:
     if width != 1:
         message = f"{path} has {width} outputs."
         raise CheckpointError(message, expected="1, the accuracy.")
-    return [(w.astype(np.float32), b.astype(np.float32)) for w, b in layers]
+    return layers
+
+
+def _floats(values: npt.NDArray[Any]) -> Floats:
+    """As float32; what is too large for it becomes infinite, and is refused as such."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values).astype(np.float32, casting="same_kind")
 
 
 def _same_but_resolutions(one: Space, other: Space) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from opa_trt.supernet.operators import Operator
 
 FORMAT = "opa_trt.latency"
 VERSION = 1
+LARGEST = sys.float_info.max  # whole numbers may be larger
 STEM = re.compile(r"^Conv-input:(\d+)x\1x3-")
 MEASURE = "opa-trt search measure-latency"
 
@@ -130,7 +132,7 @@ def _parse_yaml(file: Path) -> Any:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         return yaml.load(file.read_bytes(), Loader=loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+    except Exception as exc:  # ill-formed values escape PyYAML as KeyError, ValueError and others
         message = f"{file} is not readable YAML: {exc}."
         raise ConfigError(message) from exc
 
@@ -143,7 +145,7 @@ def _means(file: Path, parsed: Any) -> dict[str, float]:
     found = {}
     for name, entry in parsed.items():
         mean = entry.get("mean") if isinstance(entry, dict) else entry
-        if isinstance(mean, bool) or not isinstance(mean, int | float) or not 0 <= mean < math.inf:
+        if isinstance(mean, bool) or not isinstance(mean, int | float) or not 0 <= mean <= LARGEST:
             message = f"{file}: {name} has the latency {mean!r}."
             raise ConfigError(message, expected="a mean in milliseconds, 0 or more.")
         found[str(name)] = float(mean)
@@ -164,30 +166,31 @@ def _resolution(file: Path, operators: Mapping[str, float]) -> int:
 def _read_ours(file: Path) -> LatencyTable:
     try:
         parsed = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as exc:
+    except (ValueError, OSError, RecursionError) as exc:
         message = f"{file} is not readable JSON: {exc}."
         raise ConfigError(message) from exc
     if not isinstance(parsed, dict) or parsed.get("format") != FORMAT:
         message = f"{file} is not a latency table of ours."
         raise ConfigError(message, expected=f'"format": "{FORMAT}".')
-    if parsed.get("version", 0) > VERSION:
-        message = f"{file} has version {parsed['version']}."
+    version = parsed.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        message = f"{file} has version {version!r}."
         raise ConfigError(
             message, expected=f"at most {VERSION}.", remedy="install a newer opa-trt."
         )
+    operators = _means(file, parsed.get("operators"))
     try:
-        operators = _means(file, parsed["operators"])
-        return LatencyTable(
-            name=file.name,
-            by_resolution=dict.fromkeys(map(int, parsed["resolutions"]), operators),
-            scale=float(parsed["scale"]),
-            offset=float(parsed["offset"]),
-            space=space_from_dict(parsed["space"]),
-            facts=parsed["facts"],
-        )
-    except (KeyError, TypeError, ValueError) as exc:
+        space = space_from_dict(parsed["space"])
+        sides, facts = list(map(int, parsed["resolutions"])), dict(parsed["facts"])
+        scale, offset = float(parsed["scale"]), float(parsed["offset"])
+    except (KeyError, TypeError, ValueError, OverflowError) as exc:
         message = f"{file} lacks or misstates {exc}."
         raise ConfigError(message, remedy=f"measure it again with `{MEASURE}`.") from exc
+    if not sides or not 0 < scale < math.inf or not math.isfinite(offset):
+        message = f"{file} has resolutions {sides}, scale {scale}, offset {offset}."
+        expected = "one resolution or more, a finite scale above 0, a finite offset."
+        raise ConfigError(message, expected=expected, remedy=f"measure it again with `{MEASURE}`.")
+    return LatencyTable(file.name, dict.fromkeys(sides, operators), scale, offset, space, facts)
 
 
 def table_to_dict(table: LatencyTable) -> dict[str, Any]:
