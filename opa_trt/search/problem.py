@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from decimal import ROUND_CEILING, Context
 
 from opa_trt.errors import ConfigError, InfeasibleBudget
 from opa_trt.search.accuracy_predictor import Accuracy, AccuracyPredictor
@@ -35,21 +35,26 @@ class Problem:
         """Refuse targets that no arch meets, before any search.
 
         Raises:
-            ConfigError: no target, or one that is not above 0.
+            ConfigError: no target, or one that is not above 0 and finite.
             InfeasibleBudget: says the smallest value that can be met.
         """
-        if not targets or not all(target > 0 for target in targets):
+        if not targets or not all(0 < target < math.inf for target in targets):
             message = f"targets {list(targets)}."
-            raise ConfigError(message, expected=f"one or more, in {self.unit}, above 0.")
+            raise ConfigError(message, expected=f"one or more, in {self.unit}, above 0, finite.")
         smallest, _ = self.cost.smallest
         if (target := min(targets)) < smallest:
-            rounded = np.ceil(smallest * 1000) / 1000
+            reachable = _rounded_up(smallest)
             message = f"no arch of {self.genome.space.name} meets {target:g} {self.unit}."
             raise InfeasibleBudget(
                 message,
-                smallest=float(rounded),
-                remedy=f"ask for more; the smallest arch needs {smallest:.6g} {self.unit}.",
+                smallest=reachable,
+                remedy=f"ask for more; the smallest arch needs {reachable:g} {self.unit}.",
             )
+
+
+def _rounded_up(value: float) -> float:
+    """The least number of six digits, as ``:g`` writes them, that is not below ``value``."""
+    return float(Context(prec=6, rounding=ROUND_CEILING).create_decimal_from_float(value))
 
 
 def macs_of(operator: Operator, resolution: int) -> float:
