@@ -97,11 +97,15 @@ def dynamic_ofa(
 
 
 def _levels(found: Sequence[Pool], step: float) -> Pool:
-    """The Pareto front of what was found, in accuracy steps; the cheapest is always a level."""
+    """The Pareto front of what was found, in accuracy steps.
+
+    The cheapest takes the place of the lowest: every target that was searched needs a level.
+    """
     every = reduce(add, found)
     front = every.take(pareto.front(every.cost, every.accuracy))
     kept = pareto.steps(front.accuracy, step)
-    return front.take(np.union1d(kept, [0]))
+    kept[0] = 0
+    return front.take(kept)
 
 
 def _serve(problem: Problem, levels: Pool, target: float, seconds: float, evaluated: int) -> Answer:
