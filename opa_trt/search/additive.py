@@ -16,6 +16,7 @@ from opa_trt.supernet.operators import Operator
 
 Costs = npt.NDArray[np.float64]
 OperatorCost = Callable[[Operator, int], float]
+FLOAT32_EXACT = 2**24  # float32 holds whole numbers up to here
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,20 @@ class AdditiveCost:
         self._scale, self._bias = scale, offset
         self.factors = tuple(_factors(genome, cost))
         sizes = [factor.table.size for factor in self.factors]
-        self._offsets = (np.cumsum(sizes) - sizes).astype(np.float32)
+        self._offsets = np.cumsum(sizes) - sizes
         self._table = np.concatenate([factor.table.ravel() for factor in self.factors])
-        # Float32 holds integers up to 2**24 exactly, and its product is many times faster.
-        self._strides = np.zeros((len(genome), len(sizes)), dtype=np.float32)
+        # The product finds places in the table: exact in either, and many times faster than of
+        # integers.
+        exact = np.float32 if sum(sizes) <= FLOAT32_EXACT else np.float64
+        self._strides = np.zeros((len(genome), len(sizes)), dtype=exact)
         for column, factor in enumerate(self.factors):
             strides = np.array(factor.table.strides) // factor.table.itemsize
             self._strides[list(factor.genes), column] = strides
 
     def __call__(self, population: Population) -> Costs:
         """``[P] float64``: the cost of each arch of ``population`` (``[P, G]``)."""
-        places = population.astype(np.float32) @ self._strides + self._offsets
-        costs: Costs = self._table[places.astype(np.intp)].sum(axis=1)
+        places = (population.astype(self._strides.dtype) @ self._strides).astype(np.intp)
+        costs: Costs = self._table[places + self._offsets].sum(axis=1)
         return self._bias + self._scale * costs
 
     @cached_property
