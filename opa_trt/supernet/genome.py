@@ -132,8 +132,9 @@ class Genome:
         """``[G]``: ``arch`` as indices of choices, canonical.
 
         Raises:
-            ArchError: the space does not sample the arch's resolution, or lacks a value.
+            ArchError: the arch lies outside the space, or is of a resolution not sampled in it.
         """
+        self.space.validate(arch)
         row = []
         for gene, value in zip(self.genes, self.values(arch), strict=True):
             if value not in gene.choices:
