@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,6 @@ def command(
     one population; dynamic-ofa finds the levels of Dynamic-OFA's look-up table.
     """
     import numpy as np
-    from threadpoolctl import threadpool_limits
 
     from opa_trt.search.accuracy_predictor import read_accuracy
     from opa_trt.search.evolution import Settings
@@ -100,7 +100,7 @@ def command(
     )
     problem = pose(chosen, predictor, table)
     # The products are small: more threads gain little, and lose much on a busy machine.
-    with threadpool_limits(1):
+    with _one_thread():
         answers = STRATEGIES[strategy](
             problem,
             targets,
@@ -119,6 +119,16 @@ def _table(latency: str) -> LatencyTable | None:
     from opa_trt.search.latency_table import read_latency
 
     return None if latency == "macs" else read_latency(Path(latency))
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """Limits BLAS to one thread; nothing where threadpoolctl (an extra) is not installed."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return nullcontext()
+    limits: AbstractContextManager[object] = threadpool_limits(1)
+    return limits
 
 
 def _plain(answer: Answer, problem: Problem) -> dict[str, Any]:
