@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from opa_trt.errors import ConfigError
 from opa_trt.search.problem import Problem
+from opa_trt.search.screen import Screen
 from opa_trt.supernet import Genome, Population
 
 OVERSAMPLING = 2  # children drawn for each that is wanted, since many do not meet the target
@@ -87,31 +88,45 @@ class Breeder:
 
     def __init__(self, problem: Problem, settings: Settings, rng: np.random.Generator) -> None:
         self.problem, self.settings, self.rng = problem, settings, rng
+        self.evaluated = 0  # archs that the accuracy predictor has judged
         self._seen: set[int] = set()
+        self._screen = Screen(problem.genome)
         self._units, self._chances = _mutation_units(problem.genome, settings)
         salt = np.random.default_rng(0)
         self._salt = salt.integers(-(2**63), 2**63, len(problem.genome), dtype=np.int64)
 
-    @property
-    def evaluated(self) -> int:
-        """How many archs the accuracy predictor has judged."""
-        return len(self._seen)
+    def judge(
+        self,
+        rows: Population,
+        cost: npt.NDArray[np.float64] | None = None,
+        least: npt.ArrayLike | None = None,
+    ) -> Pool:
+        """The archs of ``rows`` that were not seen before, each once, with their accuracy.
 
-    def judge(self, rows: Population, cost: npt.NDArray[np.float64] | None = None) -> Pool:
-        """The archs of ``rows`` that were not judged before, each once, with their accuracy."""
-        rows, cost = self._unseen(rows, self.problem.cost(rows) if cost is None else cost)
-        return Pool(rows, self.problem.accuracy(rows), cost)
+        Args:
+            rows: ``[P, G]``.
+            cost: of each, where it is known.
+            least: the accuracy that an arch must reach to matter, one or one each; those that
+                do not promise it are seen, but not judged.
+        """
+        cost = self.problem.cost(rows) if cost is None else cost
+        fresh = self._unseen(rows)
+        if least is not None:
+            hopes = np.broadcast_to(least, len(rows))[fresh]
+            fresh = fresh[self._screen.promising(rows[fresh], hopes)]
+        rows, cost = rows[fresh], cost[fresh]
+        accuracy = self.problem.accuracy(rows)
+        self.evaluated += len(rows)
+        self._screen.learn(rows, accuracy)
+        return Pool(rows, accuracy, cost)
 
-    def _unseen(
-        self, rows: Population, cost: npt.NDArray[np.float64]
-    ) -> tuple[Population, npt.NDArray[np.float64]]:
-        keys = self.problem.genome.canonical(rows).astype(np.int64) @ self._salt
-        fresh = []
-        for place, key in enumerate(keys.tolist()):
-            if key not in self._seen:
-                self._seen.add(key)
-                fresh.append(place)
-        return rows[fresh], cost[fresh]
+    def _unseen(self, rows: Population) -> npt.NDArray[np.intp]:
+        """Places of the archs that were not seen before, each once; they are seen now."""
+        keys = (self.problem.genome.canonical(rows).astype(np.int64) @ self._salt).tolist()
+        first = dict(zip(reversed(keys), range(len(keys) - 1, -1, -1), strict=True))
+        fresh = sorted(first[key] for key in first.keys() - self._seen)
+        self._seen.update(first)
+        return np.array(fresh, dtype=np.intp)
 
     def random(self, target: float, count: int) -> Pool:
         """About ``count`` random archs that meet ``target``, the smallest arch among them.
@@ -130,13 +145,19 @@ class Breeder:
             rows = np.concatenate([rows, self._mutated(rows, target, count - len(rows))[0]])
         return self.judge(rows)
 
-    def children(self, parents: Population, target: float) -> Pool:
-        """One generation of ``parents``: fresh mutations and crossings that meet ``target``."""
+    def children(self, pool: Pool, target: float) -> Pool:
+        """One generation of ``pool``: new mutations and crossings that meet ``target``.
+
+        Those that do not promise to beat the last of a full pool of parents are left out.
+        """
+        parents = pool.rows
         mutations = round(self.settings.mutations * self.settings.population)
         mutated, mutated_cost = self._mutated(parents, target, mutations)
         crossed, crossed_cost = self._crossed(parents, target, self.settings.population - mutations)
         rows = np.concatenate([mutated, crossed])
-        return self.judge(rows, np.concatenate([mutated_cost, crossed_cost]))
+        full = len(pool) >= self.settings.parent_count
+        least = pool.accuracy[-1] if full else None
+        return self.judge(rows, np.concatenate([mutated_cost, crossed_cost]), least)
 
     # --- variation ----------------------------------------------------------------------------
 
@@ -149,7 +170,9 @@ class Breeder:
 
     def cross(self, mothers: Population, fathers: Population) -> Population:
         """For each pair a child that has every gene from the one or the other."""
-        return np.where(self.rng.random(mothers.shape, dtype=np.float32) < 0.5, mothers, fathers)
+        bits = np.frombuffer(self.rng.bytes(mothers.size // 8 + 1), dtype=np.uint8)
+        coins = np.unpackbits(bits, count=mothers.size).view(np.bool_)
+        return np.where(coins.reshape(mothers.shape), mothers, fathers)
 
     def _mutated(
         self, parents: Population, target: float, count: int
@@ -209,7 +232,7 @@ def evolve(
         pool += breeder.judge(warm[breeder.problem.cost(warm) <= target])
     pool = pool.best(settings.parent_count)
     for _ in range(generations):
-        pool = (pool + breeder.children(pool.rows, target)).best(settings.parent_count)
+        pool = (pool + breeder.children(pool, target)).best(settings.parent_count)
     return pool
 
 

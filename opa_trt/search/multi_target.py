@@ -74,6 +74,7 @@ def cold_equal_budget(
     rng: np.random.Generator,
 ) -> list[Answer]:
     """The control: every target alone, all together with the generations of a warm search."""
+    problem.check(targets)
     share = budget.total(len(targets)) // len(targets)
     return cold(problem, targets, Budget(share, share), settings, rng)
 
@@ -90,7 +91,7 @@ def top_down(
     def warm(row: Population, target: float) -> Population:
         return prune(problem, row, target, rng)
 
-    return _chain(problem, sorted(targets, reverse=True), warm, budget, settings, rng, targets)
+    return _chain(problem, sorted(set(targets), reverse=True), warm, budget, settings, rng, targets)
 
 
 def bottom_up(
@@ -101,7 +102,11 @@ def bottom_up(
     rng: np.random.Generator,
 ) -> list[Answer]:
     """From the smallest target up, each search warm-started with the answer before."""
-    return _chain(problem, sorted(targets), lambda row, target: row, budget, settings, rng, targets)
+
+    def warm(row: Population, target: float) -> Population:
+        return row
+
+    return _chain(problem, sorted(set(targets)), warm, budget, settings, rng, targets)
 
 
 def _chain(
@@ -113,6 +118,7 @@ def _chain(
     rng: np.random.Generator,
     targets: Sequence[float],
 ) -> list[Answer]:
+    """``ordered`` holds every one of ``targets`` once, in the order that they are searched."""
     problem.check(targets)
     answers: dict[float, Answer] = {}
     row: Population | None = None
@@ -156,7 +162,7 @@ def prune(problem: Problem, row: Population, target: float, rng: np.random.Gener
     while problem.cost(row[None])[0] > target:
         shrinkable = np.flatnonzero((row > 0) & problem.genome.active(row[None])[0])
         if not len(shrinkable):
-            return problem.cost.smallest[1]
+            return problem.cost.smallest[1].copy()
         row[rng.choice(shrinkable)] -= 1
     return row
 
@@ -186,7 +192,9 @@ def joint(
         pool += breeder.random(target, share)
     for _ in range(budget.total(len(ordered))):
         pool, elites = _serving(pool, ordered, settings.parent_count)
-        pool += breeder.judge(*_children_for_all(breeder, pool.rows, elites, ordered))
+        children, cost = _children_for_all(breeder, pool.rows, elites, ordered)
+        least = np.array([_least(pool, places, settings.parent_count) for places in elites])
+        pool += breeder.judge(children, cost, least[np.searchsorted(ordered, cost)])
     seconds = (time.perf_counter() - begun) / len(ordered)
     evaluated = breeder.evaluated // len(ordered)
     return [
@@ -210,6 +218,11 @@ def _serving(
         kept[places] = True
     moved = np.cumsum(kept) - 1
     return pool.take(np.flatnonzero(kept)), [moved[places] for places in best]
+
+
+def _least(pool: Pool, elite: npt.NDArray[np.intp], count: int) -> float:
+    """What an arch must reach to be among a target's ``count`` best."""
+    return float(pool.accuracy[elite[-1]]) if len(elite) >= count else -np.inf
 
 
 def _children_for_all(
