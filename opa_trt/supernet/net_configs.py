@@ -6,6 +6,7 @@ layer is compared with what the space would run, so a file of another space is r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,12 +48,13 @@ class Layer:
     says: Mapping[str, Any]
 
     def number(self, key: str) -> Any:
-        """The number under ``key``; ArchError where there is none."""
-        value = self.says.get(key)
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        """The number under ``key``, whole where it can be; ArchError where there is none."""
+        value: Any = self.says.get(key)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole and not (isinstance(value, float) and math.isfinite(value)):
             message = f"{self.path}.{key} is {value!r}."
             raise ArchError(message, expected="a number.")
-        return value
+        return int(value) if value == int(value) else value
 
     @property
     def begins(self) -> bool:
@@ -138,9 +140,10 @@ def _check_top(config: Mapping[str, Any]) -> None:
 def _check_norm(config: Mapping[str, Any], space: Space) -> None:
     norm = config.get("bn", {})
     wanted = space.to_dict()["norm_eps"]
-    if not isinstance(norm, Mapping) or norm.get("eps", wanted) != wanted:
+    fits = isinstance(norm, Mapping) and norm.get("eps", wanted) == wanted
+    if not fits or norm.get("ws_eps") is not None:  # weights would be standardised
         message = f"bn is {norm!r}."
-        raise ArchError(message, expected=f"eps {wanted:g}, as {space.name} has.")
+        raise ArchError(message, expected=f"eps {wanted:g} and ws_eps null, as {space.name} has.")
 
 
 def _layers(config: Mapping[str, Any], keys: Sequence[str]) -> list[Layer]:
@@ -166,7 +169,7 @@ def _layer(path: str, value: Any) -> Layer:
         if key in value:
             inner = _layer(f"{path}.{key}", value[key])
             return Layer(inner.path, {**inner.says, "shortcut": _shortcut(path, value)})
-    name = OLD_NAMES.get(value.get("name", ""), value.get("name"))
+    name = OLD_NAMES.get(str(value.get("name")), value.get("name"))
     layer = Layer(path, {**value, "name": name})
     return Layer(path, {**layer.says, **_middle(layer)})
 
