@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from opa_trt.supernet import Arch, Supernet
 from opa_trt.supernet.calibration import calibrate
@@ -14,27 +16,50 @@ from opa_trt.training.data import Images
 CALIBRATION_IMAGES = 1000
 CALIBRATION_BATCH = 200
 
+Batch = tuple[Tensor, Tensor]  # inputs [N, 3, R, R] float32 and labels [N] int64
+
+
+def batches(source: Source, images: Images, resolution: int, *, seed: int = 0) -> Iterator[Batch]:
+    """All ``images`` in order, degraded by ``seed``."""
+    for start in range(0, len(images), CALIBRATION_BATCH):
+        rows = np.arange(start, min(start + CALIBRATION_BATCH, len(images)))
+        yield source.batch(images, rows, seed=seed + start, resolution=resolution)
+
 
 @torch.no_grad()
+def share_right(module: nn.Module, labelled: Iterable[Batch]) -> float:
+    """Top-1 accuracy (0 to 1) of ``module`` on batches of inputs and labels."""
+    right = total = 0
+    for inputs, labels in labelled:
+        right += int((module(inputs).argmax(1) == labels).sum())
+        total += len(labels)
+    return right / total
+
+
 def accuracy(
     module: nn.Module, source: Source, images: Images, resolution: int, *, seed: int = 0
 ) -> float:
     """Top-1 accuracy (0 to 1) of ``module`` on the degraded ``images``."""
-    right = 0
-    for start in range(0, len(images), CALIBRATION_BATCH):
-        rows = np.arange(start, min(start + CALIBRATION_BATCH, len(images)))
-        inputs, labels = source.batch(images, rows, seed=seed + start, resolution=resolution)
-        right += int((module(inputs).argmax(1) == labels).sum())
-    return right / len(images)
+    return share_right(module, batches(source, images, resolution, seed=seed))
+
+
+def measured_accuracy(
+    supernet: Supernet, arch: Arch, calibration: Iterable[Tensor], labelled: Iterable[Batch]
+) -> float:
+    """Extract ``arch``, calibrate it, and measure it: inputs of its resolution, made before.
+
+    Raises:
+        ConfigError: nothing to calibrate with.
+    """
+    module = supernet.extract(arch)
+    calibrate(module, calibration)
+    return share_right(module, labelled)
 
 
 def calibrated_accuracy(
     supernet: Supernet, arch: Arch, source: Source, train_images: Images, check_images: Images
 ) -> float:
     """Extract ``arch``, calibrate it on ``train_images``, and measure it on ``check_images``."""
-    module = supernet.extract(arch)
-    calibrate(
-        module,
-        source.inputs(train_images, CALIBRATION_IMAGES, CALIBRATION_BATCH, arch.resolution),
-    )
-    return accuracy(module, source, check_images, arch.resolution)
+    side = arch.resolution
+    calibration = source.inputs(train_images, CALIBRATION_IMAGES, CALIBRATION_BATCH, side)
+    return measured_accuracy(supernet, arch, calibration, batches(source, check_images, side))
