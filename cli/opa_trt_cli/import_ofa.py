@@ -36,6 +36,9 @@ def command(
 
     if space is None:
         raise click.MissingParameter(param_type="option", param_hint="'--space'")
+    if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
+        message = "it is CHECKPOINT itself, which would be lost."
+        raise click.BadParameter(message, param_hint="'--out'")
     state_dict, digest = _read(checkpoint)
     chosen = options.read_space(space, width, classes=ofa_classes(state_dict))
     found = read_ofa_state_dict(state_dict, chosen)
@@ -69,16 +72,21 @@ def _read(path: Path) -> tuple[Any, str]:
 
 
 def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     from opa_trt.errors import CheckpointError
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            ours = "opa_trt" in (file.metadata() or {}).get("format", "")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as exc:
         message = f"{path} is not a readable safetensors file: {exc}."
         raise CheckpointError(message) from exc
+    if ours:
+        message = f"{path} is a file of opa_trt already."
+        raise CheckpointError(message, remedy="use it as it is: it needs no import.")
+    return tensors
 
 
 def _read_pickled(path: Path) -> Any:

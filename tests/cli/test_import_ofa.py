@@ -203,3 +203,21 @@ def test_a_refusal_leaves_the_older_weights(
     assert called.code == 2
     assert f"NaN or infinity in 1 tensors: {NAN}" in called.err
     assert (here / OUT).read_bytes() == b"older"
+
+
+def test_a_super_network_of_ours_needs_no_import(call: Any, here: Path, recipe: Path) -> None:
+    ours = recipe.with_suffix(".safetensors")
+    called = call("import-ofa", ours, "--space", recipe, "--out", OUT)
+    assert called.code == 2
+    assert "is a file of opa_trt already" in called.err
+    assert names(here) == []
+
+
+def test_the_checkpoint_itself_is_not_overwritten(
+    call: Any, here: Path, checkpoint: Path, recipe: Path
+) -> None:
+    before = checkpoint.read_bytes()
+    called = call("import-ofa", checkpoint, "--space", recipe, "--out", checkpoint)
+    assert called.code == 2
+    assert "CHECKPOINT itself" in called.err
+    assert checkpoint.read_bytes() == before
