@@ -76,12 +76,13 @@ def pose(space: Space, predictor: AccuracyPredictor, latency: LatencyTable | Non
         ConfigError: a predictor does not fit the space, the table lacks an operator (named), or
             they have no resolution in common.
     """
-    known = [set(space.resolutions), set(predictor.resolutions)]
+    known = [(space.name, space.resolutions), (predictor.name, predictor.resolutions)]
     if latency is not None:
-        known.append(set(latency.resolutions))
-    common = sorted(set.intersection(*known))
+        known.append((latency.name, latency.resolutions))
+    common = sorted(set.intersection(*(set(sides) for _, sides in known)))
     if not common:
-        message = f"no resolution is known to the space and to every predictor: {known}."
+        listed = "; ".join(f"{name} {list(sides)}" for name, sides in known)
+        message = f"no resolution is known to all: {listed}."
         raise ConfigError(message, expected="one or more in common.")
     genome = replace(space, resolutions=tuple(common)).genome
     accuracy = predictor.bind(genome)
