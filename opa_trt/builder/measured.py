@@ -54,7 +54,8 @@ class Measured:
         accuracy, count = 100 * self.accuracy, len(self.pairs)
         archs = f"{count:,} archs" if count >= wanted else f"all {count:,} archs of the space"
         spread = f"{accuracy.min():.1f} to {accuracy.max():.1f} %"
-        return f"{archs}, {spread}, deviation {accuracy.std():.2f}, {self.seconds:.2f} s each"
+        images = f"on {self.facts['images']:,} images each"
+        return f"{archs} {images}, {spread}, deviation {accuracy.std():.2f}, {self.seconds:.2f} s"
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def read_splits(
     progress.start("data")
     splits = load_splits(recipe, data, skip_bad_images=skip_bad_images, progress=progress)
     recipe.make_space(len(splits.train.classes))
-    counts = f"{len(splits.train):,} to calibrate on, {len(splits.fit):,} held out to measure on"
+    counts = f"{len(splits.train):,} images for calibration, {len(splits.fit):,} held out"
     progress.finish("data", counts)
     return splits
 

@@ -304,7 +304,7 @@ def test_the_stages_are_told(run: Fit) -> None:
     heard = Stopping()
     run(progress=heard)
     assert list(heard.lines) == ["data", "measure", "fit"]
-    assert heard.lines["measure"].startswith("20 archs, ")
+    assert heard.lines["measure"].startswith("20 archs on 40 images each, ")
 
 
 def test_twice_it_gives_the_same(run: Fit, out: Path, tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_space_with_fewer_archs_is_measured_whole(
     heard, small = Stopping(), small_recipe(make_recipe, tmp_path, [1, 2])
     found = run(recipe=small, archs=50, progress=heard)
     assert found.predictor.facts["archs"] == 36  # 2 of depth 1, 4 of depth 2, in both stages
-    assert heard.lines["measure"].startswith("all 36 archs of the space, ")
+    assert heard.lines["measure"].startswith("all 36 archs of the space on 40 images each")
 
 
 # --- bad input ----------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_one_json_object(call: Any, arguments: Arguments) -> None:
     called = call(*arguments, "--json", "--images", 2, "--seed", 3)
     found = called.json()
     assert called.err == ""
-    assert found["files"] == {"predictor": FILES[0], "pairs": FILES[1], "plot": ""}
+    assert found["files"] == {"predictor": FILES[0], "pairs": FILES[1], "plot": None}
     assert (found["archs"], found["images"], found["seed"]) == (20, 2, 3)
     assert found["seconds_per_arch"] > 0
     assert {"rmse", "r2", "tau"} == set(found["predictor"])

@@ -104,12 +104,13 @@ def _draw(plot: Path, fitted: FittedAccuracy) -> None:
 
 
 def _tell(fitted: FittedAccuracy, place: Path, plot: Path | None, as_json: bool) -> None:
+    from opa_trt.builder.accuracy import PAIRS
     from opa_trt_cli.console import say, say_json, say_table
 
     facts = dict(fitted.predictor.facts)
     if as_json:
-        files = {"predictor": str(place), "pairs": f"{place}.pairs"}
-        files["plot"] = str(plot) if plot else ""
+        files: dict[str, str | None] = {"predictor": str(place), "pairs": f"{place}{PAIRS}"}
+        files["plot"] = str(plot) if plot else None
         say_json({"files": files, "seconds_per_arch": fitted.seconds, **facts})
         return
     columns = [(f"{len(fitted.measured)} archs held out", "left"), ("RMSE", "right")]
@@ -118,7 +119,7 @@ def _tell(fitted: FittedAccuracy, place: Path, plot: Path | None, as_json: bool)
     say()
     say_table(columns, [_row(label, facts[key]) for key, label in rows.items()])
     size = f"{place}, {place.stat().st_size / 1e6:.2f} MB"
-    say(f"\n{size}; more --archs go on from {place.name}.pairs" + (f"; {plot}" if plot else ""))
+    say(f"\n{size}; more --archs go on from {place.name}{PAIRS}" + (f"; {plot}" if plot else ""))
     targets = ",".join(f"{fitted.macs.max() * share / 1e6:.2g}M" for share in (0.25, 0.5, 0.75))
     say(f"next: opa-trt search run --accuracy {place} --latency macs --targets {targets}")
 
