@@ -93,3 +93,14 @@ def threads(command: Command) -> Command:
     return click.option(
         "--threads", type=click.IntRange(min=1), help="Threads for torch and the backend."
     )(command)
+
+
+def seed(command: Command) -> Command:
+    """``--seed``."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Seeds every random draw.",
+    )(command)

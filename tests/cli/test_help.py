@@ -15,11 +15,27 @@ from click.testing import CliRunner
 import opa_trt
 from opa_trt_cli.main import COMMANDS, cli
 
+SEARCHES = ("run", "fit-accuracy", "measure-latency")
+EVERY = [
+    *((name,) for name in COMMANDS if name != "search"),
+    *(("search", name) for name in SEARCHES),
+]
+every_command = pytest.mark.parametrize("path", EVERY, ids=" ".join)
+
 
 def help_of(*names: str) -> str:
     result = CliRunner().invoke(cli, [*names, "--help"])
     assert result.exit_code == 0
     return result.output
+
+
+def command_at(path: tuple[str, ...]) -> click.Command:
+    found: click.Command | None = cli
+    for name in path:
+        assert isinstance(found, click.Group)
+        found = found.get_command(click.Context(found), name)
+    assert found is not None
+    return found
 
 
 def examples(text: str) -> list[str]:
@@ -28,36 +44,40 @@ def examples(text: str) -> list[str]:
     return [re.split(r"\s{2,}", line)[0] for line in lines if line.startswith("opa-trt ")]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_gives_an_example_before_the_options(name: str) -> None:
-    text = help_of(name)
-    assert f"opa-trt {name}" in text[text.index("\n") : text.index("Options:")]
+@every_command
+def test_help_gives_an_example_before_the_options(path: tuple[str, ...]) -> None:
+    text = help_of(*path)
+    assert f"opa-trt {' '.join(path)}" in text[text.index("\n") : text.index("Options:")]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_example_is_a_line_that_parses(name: str) -> None:
-    (example,) = examples(help_of(name))
-    arguments = shlex.split(example.split(" > ")[0])[2:]
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
-    command.make_context(name, arguments)
+@every_command
+def test_the_example_is_a_line_that_parses(path: tuple[str, ...]) -> None:
+    (example,) = examples(help_of(*path))
+    arguments = shlex.split(example.split(" > ")[0])[1 + len(path) :]
+    command_at(path).make_context(path[-1], arguments)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_json_is_offered_everywhere(name: str) -> None:
-    assert "--json" in help_of(name)
+@every_command
+def test_json_is_offered_everywhere(path: tuple[str, ...]) -> None:
+    assert "--json" in help_of(*path)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_says_what_it_is_for(name: str) -> None:
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
-    silent = [
-        option.opts[0]
-        for option in command.params
-        if isinstance(option, click.Option) and not option.help
-    ]
-    assert silent == []
+@every_command
+def test_every_option_says_what_it_is_for(path: tuple[str, ...]) -> None:
+    options = [o for o in command_at(path).params if isinstance(o, click.Option)]
+    assert [option.opts[0] for option in options if not option.help] == []
+
+
+def test_every_search_is_tested_here() -> None:
+    group = command_at(("search",))
+    assert isinstance(group, click.Group)
+    assert group.list_commands(click.Context(group)) == list(SEARCHES)
+
+
+def test_the_searches_examples_are_lines_that_parse() -> None:
+    for example in examples(help_of("search")):
+        name, *arguments = shlex.split(example)[2:]
+        command_at(("search", name)).make_context(name, arguments)
 
 
 def test_the_group_lists_every_command() -> None:

@@ -17,6 +17,6 @@ def command() -> None:
 
     \b
     opa-trt search fit-accuracy digits --out accuracy.safetensors
-    opa-trt search measure-latency digits --out latency.json
-    opa-trt search run digits --accuracy accuracy.safetensors --latency latency.json --targets 2,4
+    opa-trt search measure-latency --space digits --out latency.json
+    opa-trt search run --accuracy accuracy.safetensors --latency latency.json --targets 2,4
     """

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--plot", type=options.PATH, metavar="FILE.png", help="Predicted against measured, held out."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@options.seed
 @options.threads
 @options.as_json
 def command(

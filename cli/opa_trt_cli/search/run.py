@@ -58,8 +58,14 @@ def _targets(ctx: click.Context, parameter: click.Parameter, text: str) -> list[
     type=click.IntRange(min=1),
     help="For each further target where a search begins warm; a fifth of --generations.",
 )
-@click.option("--population", type=click.IntRange(min=4), default=100, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--population",
+    type=click.IntRange(min=4),
+    default=100,
+    show_default=True,
+    help="Children a generation.",
+)
+@options.seed
 @options.as_json
 def command(
     space: str | None,
@@ -77,8 +83,9 @@ def command(
     """Find for every target the arch of highest predicted accuracy.
 
     \b
-    opa-trt search run --space mobilenet_v3 --width 1.2 --accuracy predictor.npz \\
-        --latency note10/ --targets 15,20,30,60
+    opa-trt search run --accuracy acc.safetensors --latency latency.json --targets 15,20,30
+
+    Predictors of ours know their space; with published ones name it: --space mobilenet_v3 --width 1.2.
 
     cold searches every target alone; cold-equal does so with the generations that the others have;
     top-down and bottom-up begin each search with the answer before; joint serves all targets with
