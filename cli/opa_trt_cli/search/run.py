@@ -85,7 +85,8 @@ def command(
     \b
     opa-trt search run --accuracy acc.safetensors --latency latency.json --targets 15,20,30
 
-    Predictors of ours know their space; with published ones name it: --space mobilenet_v3 --width 1.2.
+    Predictors of ours know their space; with published ones name it:
+    --space mobilenet_v3 --width 1.2.
 
     cold searches every target alone; cold-equal does so with the generations that the others have;
     top-down and bottom-up begin each search with the answer before; joint serves all targets with
