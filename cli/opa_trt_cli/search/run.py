@@ -45,7 +45,13 @@ def _targets(ctx: click.Context, parameter: click.Parameter, text: str) -> list[
     metavar="15,20,…",
     help="The most that each arch may cost: ms, or MACs (k, M, G).",
 )
-@click.option("--strategy", type=click.Choice(NAMES), default="joint", show_default=True)
+@click.option(
+    "--strategy",
+    type=click.Choice(NAMES),
+    default="joint",
+    show_default=True,
+    help="How to search; see above.",
+)
 @click.option(
     "--generations",
     type=click.IntRange(min=1),
