@@ -19,9 +19,9 @@ from measuring import describe, machine, write, write_json
 from threadpoolctl import threadpool_limits
 
 from opa_trt.search.accuracy_predictor import read_accuracy
-from opa_trt.search.evolution import Settings
+from opa_trt.search.answers import Answer, Budget
+from opa_trt.search.breeder import Settings
 from opa_trt.search.latency_table import read_latency
-from opa_trt.search.multi_target import Answer, Budget
 from opa_trt.search.problem import Problem, pose
 from opa_trt.search.strategies import STRATEGIES
 from opa_trt.supernet import published_space

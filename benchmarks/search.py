@@ -22,7 +22,8 @@ from published_finder import PublishedFinder
 from threadpoolctl import threadpool_limits
 
 from opa_trt.search.accuracy_predictor import read_accuracy
-from opa_trt.search.evolution import Breeder, Settings, evolve
+from opa_trt.search.breeder import Breeder, Settings
+from opa_trt.search.evolution import evolve
 from opa_trt.search.latency_table import read_latency
 from opa_trt.search.problem import Problem, pose
 from opa_trt.supernet import Arch, published_space

@@ -81,11 +81,15 @@ def searched_space(name: str | None, width: float | None, *known: Space | None) 
 
     if name is not None:
         return read_space(name, width)
+    remedy = "add --space NAME (and --width W)."
+    if width is not None:
+        message = f"--width {width:g} without a space."
+        raise ConfigError(message, remedy=remedy)
     for space in known:
         if space is not None:
             return space
     message = "no space is named, and the predictors do not say theirs."
-    raise ConfigError(message, remedy="add --space NAME (and --width W).")
+    raise ConfigError(message, remedy=remedy)
 
 
 def threads(command: Command) -> Command:

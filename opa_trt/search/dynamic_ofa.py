@@ -15,8 +15,10 @@ import numpy as np
 
 from opa_trt.errors import ConfigError
 from opa_trt.search import pareto
-from opa_trt.search.evolution import Breeder, Pool, Settings, evolve
-from opa_trt.search.multi_target import Answer, Budget
+from opa_trt.search.answers import Answer, Budget
+from opa_trt.search.breeder import Breeder, Settings
+from opa_trt.search.evolution import evolve
+from opa_trt.search.pool import Pool
 from opa_trt.search.problem import Problem
 
 

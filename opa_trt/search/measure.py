@@ -14,7 +14,7 @@ from opa_trt.errors import ConfigError
 from opa_trt.progress import Progress
 from opa_trt.search.bench import STAGE, Bench
 from opa_trt.search.latency_table import LatencyTable
-from opa_trt.search.subjects import Subjects, boundary_ms, network_name
+from opa_trt.search.subjects import Subjects, network_name, sides_ms
 from opa_trt.search.timings import Timings
 from opa_trt.search.whole_networks import Floats, draw_archs, error_of, fit_line, split
 from opa_trt.store.machine import fingerprint, processor
@@ -173,6 +173,6 @@ def _facts(plan: Plan, subjects: Subjects, ms: Mapping[str, float]) -> dict[str,
         "seconds": plan.seconds,
         "seed": plan.seed,
         "boundaries_ms": {
-            "x".join(map(str, shape)): boundary_ms(shape, ms) for shape in subjects.boundaries
+            "x".join(map(str, shape)): sides_ms(shape, ms) for shape in subjects.boundaries
         },
     }

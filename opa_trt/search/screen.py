@@ -8,6 +8,7 @@ import numpy.typing as npt
 from opa_trt.supernet import Genome, Population
 
 WINDOW = 400  # archs judged last, that the model is fitted to
+ENOUGH = 2  # archs for each number to be fitted, or else the error seems smaller than it is
 EVERY = 10  # batches of archs between two fits
 RIDGE = 0.3  # keeps genes that hardly varied from mattering
 MARGIN = 3.0  # residual standard deviations that a guess may fall short
@@ -17,8 +18,8 @@ class Screen:
     """Ridge regression from one-hot archs to accuracy, fitted again as a search goes on.
 
     Near the archs that a search has come to, accuracy is nearly additive over genes. A child whose
-    guess falls short of what it must reach, by more than three times the model's own error, is left out:
-    some four of five children, of which few would have survived.
+    guess falls short of what it must reach, by more than three times the model's own error, is
+    left out: more than half of all children, of which few would have survived.
     """
 
     def __init__(self, genome: Genome) -> None:
@@ -51,7 +52,7 @@ class Screen:
         self._since_fit = 0
         accuracy = np.concatenate([batch for _, batch in self._batches])
         codes = self._genome.one_hot(np.concatenate([rows for rows, _ in self._batches]))
-        if len(codes) < codes.shape[1]:
+        if len(codes) < ENOUGH * codes.shape[1]:
             return
         centre, mean = codes.mean(axis=0), accuracy.mean()
         codes -= centre

@@ -3,7 +3,10 @@
 An operator's engine takes longer than the operator does within a network: it is called, reads a
 tensor from outside and gives one back, often in another layout than it computes in. What that
 costs for a tensor's shape, its *boundary*, is found with engines of one and of three equal
-layers: the time of the one, less what a further layer adds.
+layers: the time of the one, less what a further layer adds. The boundary has two sides, and they
+differ (a channel of 96x96 floats takes up whole pages, and writing such channels one beside the
+other costs OpenVINO ten times what reading them does). So a second pair of engines gives the mean
+of every layer's pixels, instead of a tensor of that shape: what remains of it is the *entry*.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from opa_trt.backends import Backend, Engine
 from opa_trt.supernet import Arch, Space, Supernet
@@ -25,9 +29,11 @@ from opa_trt.supernet.trace import content, trace, trace_bytes
 from opa_trt.tree import Segment, Target, TensorSpec
 
 INPUT, OUTPUT = "input", "output"
-FEW, MANY = 1, 3  # layers of a boundary's two engines
+FEW, MANY = 1, 3  # layers of a pair of engines
 
 Shape = tuple[int, ...]
+Side = Literal["entry", "boundary"]
+SIDES: tuple[Side, ...] = ("entry", "boundary")
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Subject:
     build: Callable[[], nn.Module]
     input_shape: Shape
 
-    def load(self, backend: Backend, target: Target) -> tuple[Engine, dict[str, torch.Tensor]]:
+    def load(self, backend: Backend, target: Target) -> tuple[Engine, dict[str, Tensor]]:
         """Its engine, and one row of input.
 
         Raises:
@@ -85,28 +91,24 @@ class Subjects:
         return {operator.key: operator for operator in _operators(self.space)}
 
     @cached_property
-    def ends(self) -> dict[str, tuple[Shape, ...]]:
-        """For every operator the shapes that it exchanges with others within a network.
+    def ends(self) -> dict[str, tuple[Shape | None, Shape | None]]:
+        """For every operator the shapes that it takes from others and gives to others.
 
-        A network's own images and logits are not among them.
+        None where it reads a network's images, or gives its logits.
         """
-        return {
-            key: tuple(shape for shape in _shapes(operator) if self._inner(shape))
-            for key, operator in self.operators.items()
-        }
+        return {key: self._ends(operator) for key, operator in self.operators.items()}
 
     @cached_property
     def boundaries(self) -> tuple[Shape, ...]:
         """The distinct shapes in ``ends``, ascending."""
-        return tuple(sorted({shape for shapes in self.ends.values() for shape in shapes}))
+        return tuple(sorted({shape for ends in self.ends.values() for shape in ends if shape}))
 
     def all(self) -> list[Subject]:
-        """Operators by key, boundaries and networks as ``boundary_name``, ``network_name`` say."""
+        """Operators by key, probes and networks as ``probe_name`` and ``network_name`` say."""
         found = [Subject(key, op.build, op.input_shape) for key, op in self.operators.items()]
-        for shape in self.boundaries:
-            for layers in (FEW, MANY):
-                build = partial(_probe, shape[0], layers)
-                found.append(Subject(boundary_name(shape, layers), build, shape))
+        for shape, side, layers in product(self.boundaries, SIDES, (FEW, MANY)):
+            build = partial(_Probe, shape[0], layers, pooled=side == "entry")
+            found.append(Subject(probe_name(side, shape, layers), build, shape))
         return found + [self.network(arch) for arch in self.archs]
 
     def network(self, arch: Arch) -> Subject:
@@ -117,17 +119,24 @@ class Subjects:
     def costs(self, ms: Mapping[str, float]) -> dict[str, float]:
         """Latency of every operator within a network, from what was measured (``all``; ms).
 
-        Half a boundary is taken off at either end, so that the call of a whole network is
-        counted once: half with its first operator, half with its last.
+        The call of an engine is part of its entry, so that a whole network's is counted once:
+        with its first operator.
         """
-        boundary = {shape: boundary_ms(shape, ms) for shape in self.boundaries}
+        sides = {shape: sides_ms(shape, ms) for shape in self.boundaries}
         return {
-            key: max(0.0, ms[key] - sum(boundary[shape] for shape in shapes) / 2)
-            for key, shapes in self.ends.items()
+            key: max(
+                0.0,
+                ms[key]
+                - (sides[before][0] if before else 0.0)
+                - (sides[after][1] if after else 0.0),
+            )
+            for key, (before, after) in self.ends.items()
         }
 
-    def _inner(self, shape: Shape) -> bool:
-        return len(shape) == 3 and shape not in {(3, r, r) for r in self.space.resolutions}
+    def _ends(self, operator: Operator) -> tuple[Shape | None, Shape | None]:
+        before, after = _shapes(operator)
+        images = {(3, side, side) for side in self.space.resolutions}
+        return (None if before in images else before), (after if len(after) == 3 else None)
 
     @cached_property
     def _supernet(self) -> Supernet:
@@ -137,9 +146,9 @@ class Subjects:
         return self._supernet.extract(arch)
 
 
-def boundary_name(shape: Shape, layers: int) -> str:
-    """The name of one of a boundary's two engines."""
-    return f"boundary {'x'.join(map(str, shape))}, {layers} layers"
+def probe_name(side: Side, shape: Shape, layers: int) -> str:
+    """The name of one of the two engines that ``side`` is found with."""
+    return f"{side} {'x'.join(map(str, shape))}, {layers} layers"
 
 
 def network_name(arch: Arch) -> str:
@@ -147,9 +156,14 @@ def network_name(arch: Arch) -> str:
     return f"network {json.dumps(arch.to_dict())}"
 
 
-def boundary_ms(shape: Shape, ms: Mapping[str, float]) -> float:
-    """What calling, reading and giving tensors of ``shape`` costs (ms)."""
-    few, many = (ms[boundary_name(shape, layers)] for layers in (FEW, MANY))
+def sides_ms(shape: Shape, ms: Mapping[str, float]) -> tuple[float, float]:
+    """What calling and reading a tensor of ``shape`` costs, and what giving one does (ms)."""
+    entry, both = (_without_layers(side, shape, ms) for side in SIDES)
+    return entry, max(0.0, both - entry)
+
+
+def _without_layers(side: Side, shape: Shape, ms: Mapping[str, float]) -> float:
+    few, many = (ms[probe_name(side, shape, layers)] for layers in (FEW, MANY))
     return max(0.0, few - (many - few) * FEW / (MANY - FEW))
 
 
@@ -168,8 +182,22 @@ def _shapes(operator: Operator) -> tuple[Shape, Shape]:
     return tuple(operator.input_shape), tuple(after.shape[1:])
 
 
-def _probe(channels: int, layers: int) -> nn.Module:
-    """Equal layers of little work that compute in the layout that convolutions do."""
-    return nn.Sequential(
-        *(nn.Conv2d(channels, channels, 3, padding=1, groups=channels) for _ in range(layers))
-    )
+class _Probe(nn.Module):
+    """Equal layers of little work that compute in the layout that convolutions do.
+
+    It gives the last one's output, or (``pooled``) the sum of the means of each.
+    """
+
+    def __init__(self, channels: int, layers: int, *, pooled: bool) -> None:
+        super().__init__()
+        self.pooled = pooled
+        self.layers = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels) for _ in range(layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = []
+        for layer in self.layers:
+            x = layer(x)
+            means.append(x.mean((2, 3), keepdim=True))
+        return sum(means[1:], means[0]) if self.pooled else x

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opa_trt.search.multi_target import Answer
+from opa_trt.search.answers import Answer
 from opa_trt.supernet import MobileNetV3Space
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"

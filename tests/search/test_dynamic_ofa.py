@@ -11,9 +11,9 @@ import pytest
 
 from opa_trt.errors import ConfigError
 from opa_trt.search import pareto
+from opa_trt.search.answers import Answer, Budget
+from opa_trt.search.breeder import Breeder, Settings
 from opa_trt.search.dynamic_ofa import RandomSearch, dynamic_ofa, random_search
-from opa_trt.search.evolution import Breeder, Settings
-from opa_trt.search.multi_target import Answer, Budget
 from opa_trt.search.problem import Problem
 from opa_trt.supernet.space import Space
 

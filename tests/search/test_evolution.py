@@ -11,7 +11,9 @@ import pytest
 
 from opa_trt.errors import ConfigError
 from opa_trt.search.additive import AdditiveCost
-from opa_trt.search.evolution import Breeder, Pool, Settings, evolve
+from opa_trt.search.breeder import Breeder, Settings
+from opa_trt.search.evolution import evolve
+from opa_trt.search.pool import Pool
 from opa_trt.search.problem import Problem
 from opa_trt.supernet import Genome, Population, published_space
 from opa_trt.supernet.space import Space

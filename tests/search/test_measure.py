@@ -21,7 +21,7 @@ from opa_trt.search import bench
 from opa_trt.search.bench import BURST, LEAST_TURNS, MOST_TURNS, fastest, time_in_turns
 from opa_trt.search.latency_table import LatencyTable, read_latency, table_to_dict
 from opa_trt.search.measure import Plan, choose_resolutions, measure_table
-from opa_trt.search.subjects import FEW, MANY, Subject, Subjects, boundary_name, network_name
+from opa_trt.search.subjects import FEW, MANY, Subject, Subjects, network_name, probe_name
 from opa_trt.search.timings import Timing, Timings, backend_of, open_timings
 from opa_trt.search.whole_networks import draw_archs, error_of, fit_line, spearman, split
 from opa_trt.supernet import published_space
@@ -37,8 +37,12 @@ def true_ms(operator: Operator) -> float:
     return 0.1 + operator.cost.macs * 1e-6
 
 
-def boundary(shape: tuple[int, ...]) -> float:
-    return CALL + shape[0] * 1e-4
+def entry(shape: tuple[int, ...] | None) -> float:
+    return CALL + shape[0] * 1e-4 if shape else 0.0
+
+
+def exit_of(shape: tuple[int, ...] | None) -> float:
+    return shape[1] * 3e-3 if shape else 0.0
 
 
 @dataclass
@@ -62,11 +66,13 @@ class World:
 
     def latencies(self) -> dict[str, float]:
         found = {}
-        for key, shapes in self.subjects.ends.items():
-            found[key] = true_ms(self.subjects.operators[key]) + sum(map(boundary, shapes)) / 2
+        for key, (before, after) in self.subjects.ends.items():
+            found[key] = true_ms(self.subjects.operators[key]) + entry(before) + exit_of(after)
         for shape in self.subjects.boundaries:
             for layers in (FEW, MANY):
-                found[boundary_name(shape, layers)] = boundary(shape) + layers * 0.01
+                found[probe_name("entry", shape, layers)] = entry(shape) + layers * 0.02
+                both = entry(shape) + exit_of(shape)
+                found[probe_name("boundary", shape, layers)] = both + layers * 0.01
         for arch in self.subjects.archs:
             parts = self.space.operators(arch).values()
             sum_of = sum(true_ms(operator) for part in parts for operator in part)
@@ -130,7 +136,7 @@ def test_names_are_unique_and_shapes_meet_within_the_network(tiny: Space) -> Non
     assert len(names) == len(set(names))
     for run in subjects.space.operators(tiny.largest()).values():
         for before, after in pairwise(run):
-            assert subjects.ends[before.key][-1] == subjects.ends[after.key][0]
+            assert subjects.ends[before.key][1] == subjects.ends[after.key][0]
 
 
 def test_images_and_logits_are_no_boundaries(mobile: Space) -> None:
@@ -186,7 +192,7 @@ def test_the_facts_say_where_and_how_and_no_date(world: World, tmp_path: Path) -
     assert (facts["backend"], facts["backend_version"]) == ("null", "1")
     assert (facts["batch"], facts["threads"], facts["seed"]) == (2, 1, 0)
     assert Target(**facts["target"]) == world.plan().target
-    assert facts["boundaries_ms"]["8x8x8"] == pytest.approx(boundary((8, 8, 8)))
+    assert facts["boundaries_ms"]["8x8x8"] == pytest.approx((entry((8, 8, 8)), exit_of((8, 8, 8))))
     assert "date" not in json.dumps(facts)
 
 

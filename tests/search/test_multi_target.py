@@ -11,14 +11,13 @@ import pytest
 
 from opa_trt.search import multi_target
 from opa_trt.search.additive import AdditiveCost
-from opa_trt.search.evolution import Breeder, Settings
+from opa_trt.search.answers import Answer, Budget
+from opa_trt.search.breeder import Breeder, Settings
+from opa_trt.search.joint import joint
 from opa_trt.search.multi_target import (
-    Answer,
-    Budget,
     bottom_up,
     cold,
     cold_equal_budget,
-    joint,
     prune,
     top_down,
 )

@@ -13,9 +13,9 @@ import pytest
 from opa_trt.errors import ConfigError, InfeasibleBudget
 from opa_trt.search.accuracy_predictor import AccuracyPredictor
 from opa_trt.search.additive import AdditiveCost
-from opa_trt.search.evolution import Settings
+from opa_trt.search.answers import Budget
+from opa_trt.search.breeder import Settings
 from opa_trt.search.latency_table import LatencyTable
-from opa_trt.search.multi_target import Budget
 from opa_trt.search.problem import Problem, pose
 from opa_trt.search.strategies import STRATEGIES
 from opa_trt.supernet.operators import Operator

@@ -12,8 +12,8 @@ import click
 from opa_trt_cli import options
 
 if TYPE_CHECKING:
+    from opa_trt.search.answers import Answer
     from opa_trt.search.latency_table import LatencyTable
-    from opa_trt.search.multi_target import Answer
     from opa_trt.search.problem import Problem
 
 NAMES = ("cold", "cold-equal", "top-down", "bottom-up", "joint", "dynamic-ofa")
@@ -101,8 +101,8 @@ def command(
     import numpy as np
 
     from opa_trt.search.accuracy_predictor import read_accuracy
-    from opa_trt.search.evolution import Settings
-    from opa_trt.search.multi_target import Budget
+    from opa_trt.search.answers import Budget
+    from opa_trt.search.breeder import Settings
     from opa_trt.search.problem import pose
     from opa_trt.search.strategies import STRATEGIES
     from opa_trt_cli.console import say_json
@@ -153,6 +153,10 @@ def _plain(answer: Answer, problem: Problem) -> dict[str, Any]:
     return values
 
 
+def _number(value: float, unit: str) -> str:
+    return f"{value:,.0f}" if unit == "MACs" else f"{value:.4g}"
+
+
 def _show(answers: list[Answer], unit: str) -> None:
     from opa_trt_cli.console import say, say_table
 
@@ -160,8 +164,8 @@ def _show(answers: list[Answer], unit: str) -> None:
     columns += [("seconds", "right"), ("arch", "left")]
     rows = [
         (
-            f"{answer.target:g}",
-            f"{answer.latency:.4g}",
+            _number(answer.target, unit),
+            _number(answer.latency, unit),
             f"{100 * answer.accuracy:.2f}%",
             f"{answer.seconds:.2f}",
             str(answer.arch),

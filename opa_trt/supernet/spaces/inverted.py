@@ -271,6 +271,8 @@ class InvertedResidual(Operator):
             f"-expand:{self.middle}-kernel:{self.kernel}-stride:{spec.stride}"
             f"-idskip:{int(spec.residual)}-se:{int(spec.squeeze_excite)}"
             f"-hs:{int(spec.act == 'h_swish')}"
+            # No published space has ratio 1, which is not the stem's block without an expansion.
+            f"{'-ratio:1' if self.ratio == 1 else ''}"
         )
 
     @property
