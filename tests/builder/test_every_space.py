@@ -12,6 +12,7 @@ from torch import nn
 
 import opa_trt
 from opa_trt.builder import Recipe, build, recipe_from_dict
+from opa_trt.builder.network import run_batches
 from opa_trt.builder.sources import load_splits, source_of
 from opa_trt.builder.training import train_recipe
 from opa_trt.store import EngineStore
@@ -77,10 +78,11 @@ def monolith(recipe: Recipe, arch: Arch) -> nn.Sequential:
     assert path is not None
     network, data = load(path).extract(arch), recipe.data
     wanted = recipe.calibrate
-    inputs = source_of(recipe).inputs(
-        load_splits(recipe, None).train, wanted.images, wanted.batch, arch.resolution, recipe.seed
-    )
-    calibrate(network, inputs)
+    images, side = load_splits(recipe, None).train, arch.resolution
+    inputs = list(source_of(recipe).inputs(images, wanted.images, wanted.batch, side, recipe.seed))
+    trunk, tail = network[: recipe.pioneer.stages + 1], network[recipe.pioneer.stages + 1 :]
+    calibrate(trunk, inputs)
+    calibrate(tail, run_batches(trunk, inputs))
     return nn.Sequential(Preprocess(data.size, arch.resolution, data.mean, data.std), network)
 
 
