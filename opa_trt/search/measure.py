@@ -173,6 +173,9 @@ def _facts(plan: Plan, subjects: Subjects, ms: Mapping[str, float]) -> dict[str,
         "seconds": plan.seconds,
         "seed": plan.seed,
         "boundaries_ms": {
-            "x".join(map(str, shape)): sides_ms(shape, ms) for shape in subjects.boundaries
+            "x".join(map(str, shape)): dict(
+                zip(("entry", "exit"), sides_ms(shape, ms), strict=True)
+            )
+            for shape in subjects.boundaries
         },
     }
