@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -75,6 +76,13 @@ def _processor() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def wrapped(page: str) -> str:
+    """``page`` (Markdown) with its paragraphs wrapped at 100 columns; tables stay as they are."""
+    blocks = page.strip().split("\n\n")
+    lines = [block if block[0] in "|#" else textwrap.fill(block, 100) for block in blocks]
+    return "\n\n".join(lines) + "\n"
 
 
 def write_json(value: dict[str, Any]) -> None:

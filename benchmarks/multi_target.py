@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import describe, machine, write, write_json
+from measuring import describe, machine, wrapped, write, write_json
 from threadpoolctl import threadpool_limits
 
 from opa_trt.search.accuracy_predictor import read_accuracy
@@ -73,7 +73,7 @@ def main() -> None:
     if options.json:
         write_json(report)
     else:
-        write(page(report))
+        write(page(report).rstrip())
 
 
 def _options() -> argparse.Namespace:
@@ -181,7 +181,7 @@ def page(report: dict[str, Any]) -> str:
     noise = float(np.mean([spread for _, spread in report["mean_accuracy"]["10"].values()]))
     others = [arm for arm in ARMS if arm != "cold-equal"]
     gains = ", ".join(f"{ARMS[arm]} {means[arm] - means['cold-equal']:+.4f}" for arm in others)
-    return PAGE.format(
+    filled = PAGE.format(
         machine=describe(report["machine"]),
         seeds=report["seeds"],
         **report["budget"],
@@ -196,6 +196,7 @@ def page(report: dict[str, Any]) -> str:
         noise=noise,
         resolution=2 * noise * (2 / report["seeds"]) ** 0.5,
     )
+    return wrapped(filled)
 
 
 def _table(head: Sequence[str], rows: list[list[str]]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import describe, in_pairs, interval, machine, met, timed, write, write_json
+from measuring import describe, in_pairs, interval, machine, met, timed, wrapped, write, write_json
 from published_finder import PublishedFinder
 from threadpoolctl import threadpool_limits
 
@@ -52,7 +52,7 @@ def main() -> None:
     if options.json:
         write_json(report)
     else:
-        write(page(report))
+        write(page(report).rstrip())
 
 
 @contextlib.contextmanager
@@ -150,7 +150,7 @@ PAGE = """# Evolutionary search against the published finder
 `python benchmarks/search.py --ofa FOLDER --out docs/results/search.md`, on {machine}.
 
 {generations} generations of a population of 100 in the MobileNetV3 space of width 1.2, with the
-published accuracy predictor and the published Samsung Note10 tables, {threads} thread(s) on
+published accuracy predictor and the published Samsung Note10 tables, {threads} thread on
 either side. The peer is `{peer}` itself, run beside ours in the order A B B A; both predict the
 same accuracy and latency for the same archs (checked before the run). Brackets hold 95 %
 bootstrap intervals over the pairs.
@@ -174,7 +174,7 @@ def page(report: dict[str, Any]) -> str:
     rows = "\n".join(_row(target, t) for target, t in report["targets"].items())
     verdict = {True: "met", False: "not met", None: "not resolved"}[report["met"]]
     values = report | {"machine": describe(report["machine"]), "rows": rows, "verdict": verdict}
-    return PAGE.format(**values)
+    return wrapped(PAGE.format(**values))
 
 
 def _row(target: str, t: dict[str, Any]) -> str:

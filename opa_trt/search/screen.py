@@ -11,14 +11,14 @@ WINDOW = 400  # archs judged last, that the model is fitted to
 ENOUGH = 2  # archs for each number to be fitted, or else the error seems smaller than it is
 EVERY = 10  # batches of archs between two fits
 RIDGE = 0.3  # keeps genes that hardly varied from mattering
-MARGIN = 3.0  # residual standard deviations that a guess may fall short
+MARGIN = 2.0  # residual standard deviations that a guess may fall short
 
 
 class Screen:
     """Ridge regression from one-hot archs to accuracy, fitted again as a search goes on.
 
     Near the archs that a search has come to, accuracy is nearly additive over genes. A child whose
-    guess falls short of what it must reach, by more than three times the model's own error, is
+    guess falls short of what it must reach, by more than twice the model's own error, is
     left out: more than half of all children, of which few would have survived.
     """
 
