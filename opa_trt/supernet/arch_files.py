@@ -23,6 +23,7 @@ from opa_trt.supernet.arch import Arch
 from opa_trt.supernet.space import Space, space_from_dict
 
 OFA_KEYS = frozenset({"ks", "e", "d", "w", "wid", *ofa_archs.RESOLUTION_KEYS})
+FREE = ("classes", "resolutions", "dropout")  # of a space: no arch depends on them
 SHOWN = 6  # keys that a message names
 FORMS = (
     'an OFA dictionary ({"ks": …, "e": …, "d": …, "r": …}), a net.config ({"name": …, "blocks": '
@@ -153,9 +154,10 @@ def _arch(values: Mapping[str, Any], space: Space) -> Arch:
 
 
 def _check_same(found: Space, wanted: Space) -> None:
+    """Whether an arch of ``found`` means the same in ``wanted``, which may sample other sides."""
     ours, theirs = wanted.to_dict(), found.to_dict()
-    for key in ours.keys() | theirs.keys():
-        if ours.get(key) != theirs.get(key):
+    for key in dict.fromkeys([*ours, *theirs]):
+        if key not in FREE and ours.get(key) != theirs.get(key):
             message = f"its space has {key} = {theirs.get(key)}."
             raise ArchError(message, expected=f"{key} = {ours.get(key)}.")
 

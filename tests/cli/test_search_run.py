@@ -18,7 +18,7 @@ from opa_trt.builder import read_recipe
 from opa_trt.search.accuracy_predictor import AccuracyPredictor
 from opa_trt.search.latency_table import LatencyTable, table_to_dict
 from opa_trt.search.strategies import STRATEGIES
-from opa_trt.supernet import Arch, published_space, space_from_dict
+from opa_trt.supernet import Arch, published_space, read_arch, space_from_dict
 from opa_trt.supernet.space import Space
 from opa_trt_cli.search.run import NAMES
 
@@ -121,6 +121,29 @@ def test_text_has_a_line_a_target_and_says_that_accuracy_is_predicted(
     assert (first.split()[0], second.split()[0]) == ("5", "2.5")
     assert "% " in first
     assert "accuracy is predicted" in note
+
+
+def test_each_arch_is_written_where_export_reads_it(
+    call: Any, here: Path, accuracy: Path, latency: Path, space: Space
+) -> None:
+    options = ("--latency", latency, "--targets", "5,2.5", "--out", "found/here", *QUICK)
+    assert call("search", "run", "--accuracy", accuracy, *options).code == 0
+    files = sorted((here / "found" / "here").iterdir())
+    assert [path.name for path in files] == ["2.5ms.json", "5ms.json"]
+    for path in files:
+        answer = json.loads(path.read_text())
+        assert read_arch(path) == (space, Arch.from_dict(answer["arch"]))
+
+
+def test_archs_cannot_be_written_into_a_file(
+    call: Any, here: Path, accuracy: Path, latency: Path
+) -> None:
+    (here / "found").write_text("mine")
+    options = ("--latency", latency, "--targets", "5", "--out", "found", *QUICK)
+    called = call("search", "run", "--accuracy", accuracy, *options)
+    assert called.code == 2
+    assert "found" in called.err
+    assert (here / "found").read_text() == "mine"
 
 
 def test_macs_are_whole_numbers_with_units(call: Any, space: Space, accuracy: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -462,8 +463,15 @@ def test_a_file_that_says_no_space(written: Any) -> None:
 def test_a_file_that_says_another_space(written: Any, tiny_space: Any) -> None:
     space = tiny_space()
     told = {"space": space.to_dict(), "arch": space.smallest().to_dict()}
-    with pytest.raises(ArchError, match="classes = 3"):
-        read_arch(written(told), tiny_space(classes=4))
+    with pytest.raises(ArchError, match=r"its space has width = 1\.0"):
+        read_arch(written(told), tiny_space(width=2.0))
+
+
+def test_classes_and_sampled_resolutions_do_not_bind_an_arch(written: Any, tiny_space: Any) -> None:
+    narrow = replace(tiny_space(classes=4), resolutions=(20,))
+    told = {"space": narrow.to_dict(), "arch": narrow.smallest().to_dict()}
+    space = tiny_space()
+    assert read_arch(written(told), space) == (space, space.smallest(20))
 
 
 UNREADABLE: dict[str, tuple[Any, str]] = {

@@ -72,6 +72,12 @@ def _targets(ctx: click.Context, parameter: click.Parameter, text: str) -> list[
     help="Children a generation.",
 )
 @options.seed
+@click.option(
+    "--out",
+    type=options.PATH,
+    metavar="FOLDER",
+    help="Write each arch there, as TARGET.json, for `opa-trt export --arch`.",
+)
 @options.as_json
 def command(
     space: str | None,
@@ -84,6 +90,7 @@ def command(
     further: int | None,
     population: int,
     seed: int,
+    out: Path | None,
     as_json: bool,
 ) -> None:
     """Find for every target the arch of highest predicted accuracy.
@@ -107,6 +114,8 @@ def command(
     from opa_trt.search.strategies import STRATEGIES
     from opa_trt_cli.console import say_json
 
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     predictor = read_accuracy(accuracy)
     table = _table(latency)
     chosen = options.searched_space(
@@ -122,8 +131,11 @@ def command(
             Settings(population=population),
             np.random.default_rng(seed),
         )
+    found = [_plain(answer, problem) for answer in answers]
+    if out is not None:
+        _write(out, found)
     if as_json:
-        say_json([_plain(answer, problem) for answer in answers])
+        say_json(found)
     else:
         _show(answers, problem.unit)
 
@@ -151,6 +163,16 @@ def _plain(answer: Answer, problem: Problem) -> dict[str, Any]:
     if problem.unit == "MACs":
         values |= {"target": int(answer.target), "latency": int(answer.latency)}
     return values
+
+
+def _write(folder: Path, found: list[dict[str, Any]]) -> None:
+    import json
+
+    from opa_trt import atomic
+
+    for answer in found:
+        name = f"{answer['target']:g}" if answer["unit"] == "ms" else str(answer["target"])
+        atomic.write_text(folder / f"{name}{answer['unit']}.json", json.dumps(answer, indent=2))
 
 
 def _number(value: float, unit: str) -> str:
