@@ -98,7 +98,11 @@ def open_timings(path: Path, identity: Mapping[str, Any]) -> Timings:
 
 
 def backend_of(path: Path) -> str | None:
-    """The backend that a measurement in ``path`` began with; None where there is none."""
+    """The backend that a measurement in ``path`` began with; None where there is none.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
     lines = _lines(path)
     return str(lines[0]["target"]["backend"]) if lines else None
 

@@ -1,4 +1,4 @@
-"""The plain layers that extracted networks are made of, and what they cost."""
+"""The plain layers that extracted networks are made of."""
 
 from __future__ import annotations
 

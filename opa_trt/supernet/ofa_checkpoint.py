@@ -73,7 +73,7 @@ def ofa_classes(state_dict: Mapping[str, Any]) -> int:
     """How many classes the classifier of OFA's weights tells apart.
 
     Raises:
-        CheckpointError: no classifier, or as ``read_ofa_state_dict`` says.
+        CheckpointError: no classifier, or as ``read_checkpoint`` says.
     """
     classes = read_checkpoint(state_dict).classes
     if classes is None:

@@ -457,7 +457,8 @@ def published_space(name: str, *, width: float | None = None, classes: int = 100
 
     Raises:
         UnknownNameError: there is no space of that name.
-        ConfigError: a width other than 1 for a space whose width is a choice of the arch.
+        ConfigError: an impossible width or number of classes, or a width other than 1 for a
+            space whose width is a choice of the arch.
     """
     space = _space_named(name)
     if "width" in {field.name for field in fields(space)}:
