@@ -24,10 +24,10 @@ class Arch:
 
     Args:
         resolution: side of the square input in pixels.
-        depths: blocks in each stage.
+        depths: blocks in each stage; the stem's choice of depth, if it has one, comes first.
         kernel_sizes: for each stage the kernel size of each of its blocks.
         expand_ratios: for each stage the expand ratio of each of its blocks.
-        widths: width choices, empty for a space whose width is fixed.
+        widths: those of the stem, then a stage each; empty for a space whose width is fixed.
     """
 
     resolution: int
@@ -69,17 +69,17 @@ class Arch:
             raise ArchError(msg, expected=f"the keys {list(known)}.")
         try:
             return cls(
-                resolution=int(values["resolution"]),
-                depths=tuple(int(depth) for depth in values["depths"]),
-                kernel_sizes=tuple(tuple(map(int, stage)) for stage in values["kernel_sizes"]),
+                resolution=_whole(values["resolution"]),
+                depths=tuple(map(_whole, values["depths"])),
+                kernel_sizes=tuple(tuple(map(_whole, stage)) for stage in values["kernel_sizes"]),
                 expand_ratios=tuple(tuple(stage) for stage in values["expand_ratios"]),
                 widths=tuple(values.get("widths", ())),
             )
-        except (TypeError, ValueError) as exc:
+        except (TypeError, ValueError, OverflowError) as exc:
             msg = f"an arch cannot be read: {exc}."
             raise ArchError(
                 msg,
-                expected="numbers for resolution and depths, a list a stage for the others.",
+                expected="whole numbers for resolution and depths, a list a stage for the others.",
             ) from exc
 
     @classmethod
@@ -102,6 +102,14 @@ class Arch:
         from opa_trt.supernet.ofa_archs import arch_to_ofa
 
         return arch_to_ofa(self, space)
+
+
+def _whole(value: Any) -> int:
+    """``value`` as an integer; ValueError where that would change it."""
+    if isinstance(value, str | bool) or int(value) != value:
+        message = f"{value!r} is no whole number"
+        raise ValueError(message)
+    return int(value)
 
 
 def _joined(values: tuple[Ratio, ...]) -> str:

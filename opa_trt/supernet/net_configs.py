@@ -6,7 +6,6 @@ layer is compared with what the space would run, so a file of another space is r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ WRAPPED = ("conv", "mobile_inverted_conv")  # a block's layer, beside its shortc
 OLD_NAMES = {"MBInvertedConvLayer": "MBConvLayer"}
 IGNORED = ("dropout_rate", "expand_ratio")  # no meaning once trained; told by mid_channels
 ORDER = ("weight_bn_act",)
+LARGEST = 10**9  # no number in a file is larger; products of two stay finite
 # What a layer may say beside what is compared, and the only values that we build.
 FIXED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "ConvLayer": {
@@ -48,12 +48,12 @@ class Layer:
     says: Mapping[str, Any]
 
     def number(self, key: str) -> Any:
-        """The number under ``key``, whole where it can be; ArchError where there is none."""
+        """The number under ``key``, whole where it can be; ArchError where it is none of use."""
         value: Any = self.says.get(key)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole and not (isinstance(value, float) and math.isfinite(value)):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not abs(value) <= LARGEST:
             message = f"{self.path}.{key} is {value!r}."
-            raise ArchError(message, expected="a number.")
+            raise ArchError(message, expected=f"a number, at most {LARGEST:,}.")
         return int(value) if value == int(value) else value
 
     @property
@@ -216,7 +216,7 @@ def _compare(layer: Layer, wanted: Mapping[str, Any]) -> None:
             found = repr(layer.says[key]) if key in layer.says else "missing"
             message = f"{layer.path}.{key} is {found}."
             raise ArchError(message, expected=f"{value!r}.")
-    for key in set(layer.says) - set(wanted) - set(IGNORED):
+    for key in (key for key in layer.says if key not in wanted and key not in IGNORED):
         allowed = FIXED[wanted["name"]].get(key, ())
         if layer.says[key] not in allowed:
             message = f"{layer.path}.{key} is {layer.says[key]!r}."

@@ -365,6 +365,8 @@ DISAGREE: dict[str, tuple[Any, str, str]] = {
     f"{INNER}.mid_channels": (8, f"{INNER}.mid_channels is 8", ""),
     f"{INNER}.stride": (1, f"{INNER}.stride is 1", "2"),
     f"{INNER}.in_channels": ("24", f"{INNER}.in_channels is '24'", "a number"),
+    f"{INNER}.out_channels": (1e308, f"{INNER}.out_channels is 1e+308", "a number, at most"),
+    "blocks.0.mobile_inverted_conv.in_channels": (10**400, "in_channels is 1000", "at most"),
     f"{INNER}.act_func": ("h_swish", f"{INNER}.act_func is 'h_swish'", "'relu'"),
     f"{INNER}.use_se": (False, f"{INNER}.use_se is False", "True"),
     f"{INNER}.name": ("ZeroLayer", f"{INNER}.name is 'ZeroLayer'", "'MBConvLayer'"),
