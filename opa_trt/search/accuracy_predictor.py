@@ -126,7 +126,7 @@ def read_accuracy(path: Path | str) -> AccuracyPredictor:
     """
     place = Path(path)
     if not place.is_file():
-        message = f"{place} does not exist."
+        message = f"{place} {'is no file' if place.exists() else 'does not exist'}."
         raise CheckpointError(
             message,
             expected="an accuracy predictor (.npz or .safetensors).",
@@ -178,6 +178,8 @@ def _layers(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> list[Layer]:
     try:
         numbers = sorted({int(key.split(".")[0]) for key in arrays})
         layers = [(_floats(arrays[f"{n}.weight"]), _floats(arrays[f"{n}.bias"])) for n in numbers]
+        if not layers:
+            raise KeyError
     except (KeyError, TypeError, ValueError) as exc:
         message = f"{path} holds {sorted(arrays)[:4]} …."
         expected = "weight and bias of layers: 0.weight, 0.bias, …."

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors
 
 from opa_trt import atomic
-from opa_trt.errors import CheckpointError
+from opa_trt.errors import CheckpointError, OpaError
 from opa_trt.supernet.space import Space, space_from_dict
 from opa_trt.supernet.supernet import Supernet
 
@@ -54,8 +54,8 @@ def load(path: Path | str, *, expected: Space | None = None) -> Supernet:
         expected: the space that a recipe describes; a checkpoint of another is refused.
 
     Raises:
-        CheckpointError: no such file, not a super-network, a later version, another space,
-            or tensors that are missing, unknown or misshapen (named).
+        CheckpointError: no such file, not a super-network, a later version, no space that can
+            be read, another space, or tensors that are missing, unknown or misshapen (named).
     """
     path = Path(path)
     metadata, tensors = read_file(path, SUPERNET)
@@ -72,12 +72,12 @@ def read_notes(path: Path | str) -> dict[str, Any]:
     """What ``save`` was given as ``notes``.
 
     Raises:
-        CheckpointError: as ``load`` says, or the notes cannot be read.
+        CheckpointError: as ``read_file`` says, or the notes cannot be read.
     """
     metadata, _ = read_file(Path(path), SUPERNET)
     try:
         return dict(json.loads(metadata.get("notes", "{}")))
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, RecursionError) as exc:
         msg = f"{path} has notes that cannot be read: {exc}."
         raise CheckpointError(msg) from exc
 
@@ -105,7 +105,7 @@ def read_file(path: Path, kind: FileKind) -> tuple[dict[str, str], dict[str, tor
         CheckpointError: no such file, not safetensors, of another kind, or of a later version.
     """
     if not path.is_file():
-        msg = f"{path} does not exist."
+        msg = f"{path} {'is no file' if path.exists() else 'does not exist'}."
         raise CheckpointError(
             msg,
             expected=f"{kind.what} (.safetensors).",
@@ -121,7 +121,7 @@ def read_file(path: Path, kind: FileKind) -> tuple[dict[str, str], dict[str, tor
     if metadata.get("format") != kind.format:
         msg = f"{path} has format {metadata.get('format')!r}."
         raise CheckpointError(msg, expected=f"{kind.format!r}.")
-    if not metadata.get("version", "").isdigit() or int(metadata["version"]) > kind.version:
+    if not metadata.get("version", "").isdecimal() or int(metadata["version"]) > kind.version:
         msg = f"{path} has version {metadata.get('version')!r}."
         raise CheckpointError(
             msg,
@@ -154,9 +154,17 @@ def space_in(path: Path, metadata: Mapping[str, str]) -> Space:
     """The space in a file's metadata; CheckpointError where it does not describe one."""
     try:
         return space_from_dict(json.loads(metadata["space"]))
-    except (KeyError, TypeError, ValueError) as exc:
-        msg = f"{path} does not describe its space: {exc}."
-        raise CheckpointError(msg) from exc
+    except (KeyError, TypeError, ValueError, RecursionError) as exc:
+        raise undescribed(path, "space", exc) from exc
+
+
+def undescribed(path: Path, what: str, exc: Exception) -> CheckpointError:
+    """The error of a file whose metadata do not describe its ``what``, which ``exc`` found."""
+    if isinstance(exc, OpaError):
+        reason, expected = exc.received.removesuffix("."), exc.expected
+    else:
+        reason, expected = str(exc), ""
+    return CheckpointError(f"{path} does not describe its {what}: {reason}.", expected=expected)
 
 
 def _disagreement(path: Path, space: Space, expected: Space) -> CheckpointError:

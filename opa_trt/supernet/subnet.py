@@ -10,9 +10,15 @@ import torch
 from safetensors.torch import save as safetensors
 from torch import nn
 
-from opa_trt.errors import CheckpointError, OpaError
+from opa_trt.errors import OpaError
 from opa_trt.supernet.arch import Arch
-from opa_trt.supernet.checkpoint import FileKind, check_tensors, read_file, space_in
+from opa_trt.supernet.checkpoint import (
+    FileKind,
+    check_tensors,
+    read_file,
+    space_in,
+    undescribed,
+)
 from opa_trt.supernet.fold import fold
 from opa_trt.supernet.space import Space
 from opa_trt.supernet.supernet import Supernet
@@ -49,9 +55,8 @@ def load_subnet(path: Path | str) -> nn.Module:
     space = space_in(path, metadata)
     try:
         module = folded_structure(space, Arch.from_dict(json.loads(metadata["arch"])))
-    except (OpaError, KeyError, TypeError, ValueError) as exc:
-        message = f"{path} does not describe its arch: {exc}."
-        raise CheckpointError(message) from exc
+    except (OpaError, KeyError, TypeError, ValueError, RecursionError) as exc:
+        raise undescribed(path, "arch", exc) from exc
     check_tensors(path, module.state_dict(), tensors, SUBNET)
     module.load_state_dict(tensors, assign=True)
     for parameter in module.parameters():

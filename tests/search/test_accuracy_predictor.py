@@ -264,7 +264,7 @@ def test_layers_that_are_no_predictor_are_refused(
 
 
 def test_a_file_without_layers_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="None outputs"):
+    with pytest.raises(CheckpointError, match="weight and bias of layers"):
         read_accuracy(write_npz(tmp_path / "a.npz", {}))
 
 

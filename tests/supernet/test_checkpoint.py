@@ -139,7 +139,7 @@ def test_a_file_without_metadata_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "net.safetensors")
 
 
-@pytest.mark.parametrize("version", ["2", "one", "", None])
+@pytest.mark.parametrize("version", ["2", "one", "", "²", None])
 def test_a_later_or_unreadable_version_is_refused(saved: Path, version: str | None) -> None:
     rewrite(saved, version=version)
     with pytest.raises(CheckpointError, match="has version"):
@@ -148,12 +148,34 @@ def test_a_later_or_unreadable_version_is_refused(saved: Path, version: str | No
 
 @pytest.mark.parametrize(
     "space",
-    [None, "{", "[1, 2]", "5", "null", '{"name": "vgg"}', '{"name": "mobilenet_v3", "classes": 0}'],
+    [
+        None,
+        "{",
+        "[" * 100_000,
+        "[1, 2]",
+        "5",
+        "null",
+        '{"name": "vgg"}',
+        '{"name": "mobilenet_v3", "classes": 0}',
+    ],
 )
 def test_a_space_that_cannot_be_read_is_refused(saved: Path, space: str | None) -> None:
     rewrite(saved, space=space)
     with pytest.raises(CheckpointError, match="does not describe its space"):
         load(saved)
+
+
+def test_what_is_wrong_with_the_space_is_told_in_parts(saved: Path) -> None:
+    rewrite(saved, space='{"name": "mobilenet_v3", "classes": 0}')
+    with pytest.raises(CheckpointError) as caught:
+        load(saved)
+    assert caught.value.received == f"{saved} does not describe its space: classes = 0."
+    assert caught.value.expected == "above 0."
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is no file"):
+        load(tmp_path)
 
 
 def test_a_checkpoint_of_another_space_says_where_they_differ(saved: Path, tiny_space: Any) -> None:
@@ -185,7 +207,7 @@ def test_of_many_tensors_that_do_not_fit_three_are_named(saved: Path) -> None:
         load(saved)
 
 
-@pytest.mark.parametrize("notes", ["{", "[1]"])
+@pytest.mark.parametrize("notes", ["{", "[" * 100_000, "[1]"])
 def test_notes_that_cannot_be_read_are_refused(saved: Path, notes: str) -> None:
     rewrite(saved, notes=notes)
     with pytest.raises(CheckpointError, match="notes"):
