@@ -16,7 +16,7 @@ from opa_trt.progress import Progress
 from opa_trt.search.accuracy_predictor import AccuracyPredictor
 from opa_trt.search.additive import AdditiveCost
 from opa_trt.search.fit import Fit, FitSettings, fit, split_pairs
-from opa_trt.search.metrics import agreement, number, rank_correlation, require_scipy
+from opa_trt.search.metrics import agreement, kendall, number, require_scipy
 from opa_trt.search.problem import macs_of
 from opa_trt.search.sampling import draw_archs
 
@@ -154,5 +154,5 @@ def _judged(accuracy: Values, macs: Values, fitted: Fit) -> dict[str, Any]:
         "accuracy": {name: float(value) for name, value in spread.items()},
         "predictor": agreement(fitted.predicted, truth).to_dict(),
         "mean_alone": agreement(mean, truth).to_dict(),
-        "macs_alone": {"tau": number(rank_correlation(macs, truth))},
+        "macs_alone": {"tau": number(kendall(macs, truth))},
     }

@@ -16,7 +16,7 @@ from opa_trt.search.bench import STAGE, Bench
 from opa_trt.search.latency_table import LatencyTable
 from opa_trt.search.subjects import Subjects, network_name, sides_ms
 from opa_trt.search.timings import Timings
-from opa_trt.search.whole_networks import Floats, draw_archs, error_of, fit_line, split
+from opa_trt.search.whole_networks import Floats, draw_networks, error_of, fit_line, split
 from opa_trt.store.machine import fingerprint, processor
 from opa_trt.supernet import Space
 from opa_trt.tree import Target
@@ -87,7 +87,7 @@ def measure_table(
         CompileError, EngineError, ParityError: the backend refuses an operator.
     """
     space = replace(plan.space, resolutions=plan.resolutions)
-    subjects = Subjects(space, tuple(draw_archs(space, plan.networks, plan.seed)))
+    subjects = Subjects(space, tuple(draw_networks(space, plan.networks, plan.seed)))
     names = _time(plan, backend, subjects, timings, clock, progress)
     ms = timings.calm_ms(names)
     operators = subjects.costs(ms)

@@ -47,10 +47,10 @@ def agreement(predicted: Values, measured: Values) -> Agreement:
     found, truth = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
     error, variance = float(np.mean((found - truth) ** 2)), float(truth.var())
     r2 = 1.0 - error / variance if variance > 0 else float("nan")
-    return Agreement(error**0.5, r2, rank_correlation(found, truth))
+    return Agreement(error**0.5, r2, kendall(found, truth))
 
 
-def rank_correlation(one: Values, other: Values) -> float:
+def kendall(one: Values, other: Values) -> float:
     """Kendall's tau-b (ties count for nothing); nan where either has one value only.
 
     Raises:

@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class TableError:
+class Deviation:
     """Of predicted latencies: mean and worst absolute error over the latency, mean signed error
     over it, and Spearman's rank correlation (nan where all are equal)."""
 
@@ -29,7 +29,7 @@ class TableError:
         return {key: None if np.isnan(value) else value for key, value in asdict(self).items()}
 
 
-def draw_archs(space: Space, count: int, seed: int) -> list[Arch]:
+def draw_networks(space: Space, count: int, seed: int) -> list[Arch]:
     """The smallest arch, the largest, and ``count`` random ones as a search draws them; distinct
     (fewer where the space has no more)."""
     drawn = space.genome.sample(count, np.random.default_rng(seed))
@@ -38,7 +38,7 @@ def draw_archs(space: Space, count: int, seed: int) -> list[Arch]:
 
 
 def split(archs: Sequence[Arch]) -> tuple[list[int], list[int]]:
-    """Which of ``draw_archs`` to fit, the extremes among them, and which to hold out."""
+    """Which of ``draw_networks`` to fit, the extremes among them, and which to hold out."""
     held_out = list(range(3, len(archs), 2))
     return [place for place in range(len(archs)) if place not in held_out], held_out
 
@@ -58,10 +58,10 @@ def fit_line(sums: Floats, ms: Floats) -> tuple[float, float]:
     return (float(ratios.sum() / squares), 0.0) if squares > 0 else (1.0, 0.0)
 
 
-def error_of(predicted: Floats, ms: Floats) -> TableError:
+def error_of(predicted: Floats, ms: Floats) -> Deviation:
     """How far ``predicted`` is from ``ms`` (both ``[N]``)."""
     relative = (predicted - ms) / ms
-    return TableError(
+    return Deviation(
         mean=float(np.abs(relative).mean()),
         worst=float(np.abs(relative).max()),
         bias=float(relative.mean()),

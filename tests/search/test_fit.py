@@ -16,7 +16,7 @@ from opa_trt.errors import BackendUnavailable, ConfigError
 from opa_trt.progress import Progress
 from opa_trt.search.accuracy_predictor import read_accuracy
 from opa_trt.search.fit import Fit, FitSettings, fit, split_pairs
-from opa_trt.search.metrics import agreement, number, rank_correlation
+from opa_trt.search.metrics import agreement, kendall, number
 from opa_trt.search.sampling import draw_archs, every_arch
 from opa_trt.supernet import Genome, MobileNetV3Space, Population
 
@@ -236,5 +236,5 @@ def test_what_means_nothing_is_no_number() -> None:
 def test_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(BackendUnavailable) as caught:
-        rank_correlation([1, 2], [2, 1])
+        kendall([1, 2], [2, 1])
     assert "opa-trt[build]" in caught.value.remedy

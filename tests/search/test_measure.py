@@ -23,7 +23,7 @@ from opa_trt.search.latency_table import LatencyTable, read_latency, table_to_di
 from opa_trt.search.measure import Plan, choose_resolutions, measure_table
 from opa_trt.search.subjects import FEW, MANY, Subject, Subjects, network_name, probe_name
 from opa_trt.search.timings import Timing, Timings, backend_of, open_timings
-from opa_trt.search.whole_networks import draw_archs, error_of, fit_line, spearman, split
+from opa_trt.search.whole_networks import draw_networks, error_of, fit_line, spearman, split
 from opa_trt.supernet import published_space
 from opa_trt.supernet.operators import Operator
 from opa_trt.supernet.space import Space
@@ -57,7 +57,7 @@ class World:
 
     def __post_init__(self) -> None:
         narrow = replace(self.space, resolutions=self.resolutions)
-        self.subjects = Subjects(narrow, tuple(draw_archs(narrow, 12, 0)))
+        self.subjects = Subjects(narrow, tuple(draw_networks(narrow, 12, 0)))
         self.ms = {self.yardstick: 1.0} | self.latencies()
 
     @property
@@ -131,7 +131,7 @@ def test_no_operator_is_measured_that_no_arch_runs(mobile: Space, every_row: Any
 
 
 def test_names_are_unique_and_shapes_meet_within_the_network(tiny: Space) -> None:
-    subjects = Subjects(tiny, tuple(draw_archs(tiny, 4, 0)))
+    subjects = Subjects(tiny, tuple(draw_networks(tiny, 4, 0)))
     names = [subject.name for subject in subjects.all()]
     assert len(names) == len(set(names))
     for run in subjects.space.operators(tiny.largest()).values():
@@ -400,7 +400,7 @@ def test_of_two_timings_the_calmer_counts(tmp_path: Path) -> None:
 
 
 def test_smallest_and_largest_are_fitted_and_half_of_the_others_held_out(mobile: Space) -> None:
-    archs = draw_archs(mobile, 12, 0)
+    archs = draw_networks(mobile, 12, 0)
     assert archs[:2] == [mobile.smallest(), mobile.largest()]
     fitted, held_out = split(archs)
     assert fitted[:2] == [0, 1]
