@@ -15,7 +15,7 @@ import numpy as np
 
 from opa_trt.errors import ConfigError
 from opa_trt.search import pareto
-from opa_trt.search.answers import Answer, Budget
+from opa_trt.search.answers import Answer, Budget, answer
 from opa_trt.search.breeder import Breeder, Settings
 from opa_trt.search.evolution import evolve
 from opa_trt.search.pool import Pool
@@ -95,7 +95,10 @@ def dynamic_ofa(
     levels = _levels(found, constants.step)
     seconds = (time.perf_counter() - begun) / len(targets)
     share = evaluated // len(targets)
-    return [_serve(problem, levels, target, seconds, share) for target in targets]
+    return [
+        answer(problem.genome, target, levels.meeting(target).best(1), seconds, share)
+        for target in targets
+    ]
 
 
 def _levels(found: Sequence[Pool], step: float) -> Pool:
@@ -108,15 +111,3 @@ def _levels(found: Sequence[Pool], step: float) -> Pool:
     kept = pareto.steps(front.accuracy, step)
     kept[0] = 0
     return front.take(kept)
-
-
-def _serve(problem: Problem, levels: Pool, target: float, seconds: float, evaluated: int) -> Answer:
-    level = levels.take(np.flatnonzero(levels.cost <= target)).best(1)
-    return Answer(
-        target=target,
-        latency=float(level.cost[0]),
-        accuracy=float(level.accuracy[0]),
-        seconds=seconds,
-        evaluated=evaluated,
-        arch=problem.genome.arch(level.rows[0]),
-    )

@@ -43,13 +43,9 @@ def joint(
     seconds = (time.perf_counter() - begun) / len(ordered)
     evaluated = breeder.evaluated // len(ordered)
     return [
-        answer(problem.genome, target, _meeting(pool, target).best(1), seconds, evaluated)
+        answer(problem.genome, target, pool.meeting(target).best(1), seconds, evaluated)
         for target in targets
     ]
-
-
-def _meeting(pool: Pool, target: float) -> Pool:
-    return pool.take(np.flatnonzero(pool.cost <= target))
 
 
 def _serving(

@@ -32,6 +32,10 @@ class Pool:
             np.concatenate([self.cost, other.cost]),
         )
 
+    def meeting(self, target: float) -> Pool:
+        """The archs that cost at most ``target``."""
+        return self.take(np.flatnonzero(self.cost <= target))
+
     def best(self, count: int) -> Pool:
         """The ``count`` most accurate, best first; of equals the cheaper."""
         return self.take(np.lexsort((self.cost, -self.accuracy))[:count])
