@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tempfile
 import warnings
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +25,6 @@ Run = Callable[[Tensor], Tensor]
 INPUT, OUTPUT = "images", "logits"
 OPSET = 17  # the oldest with every operator that the spaces need
 NOTES_FILE = "opa_trt.json"
-DEBUG = ".debug_pkl"  # where TorchScript keeps the paths of the source that was traced
 INSTALL_ONNX = "pip install 'opa-trt[build,onnxruntime]'"
 
 
@@ -81,9 +78,8 @@ class TorchScriptForm(ExportForm):
     name = "torchscript"
 
     def dump(self, subnet: Subnet) -> bytes:
-        traced = trace_bytes(trace(subnet.module, subnet.random_images(2)))
-        notes = json.dumps(subnet.described(), indent=1).encode()
-        return _without_debug(traced, {f"extra/{NOTES_FILE}": notes})
+        traced = trace(subnet.module, subnet.random_images(2))
+        return trace_bytes(traced, {NOTES_FILE: json.dumps(subnet.described(), indent=1)})
 
     def load(self, path: Path) -> Run:
         with warnings.catch_warnings():
@@ -164,19 +160,6 @@ def _export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
-
-
-def _without_debug(data: bytes, extra: Mapping[str, bytes]) -> bytes:
-    """A TorchScript archive with no paths of this machine, and with ``extra`` files."""
-    written = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(written, "w") as new:
-        for entry in old.infolist():
-            if not entry.filename.endswith(DEBUG):
-                new.writestr(entry, old.read(entry))
-        top = old.namelist()[0].split("/")[0]
-        for name, content in extra.items():
-            new.writestr(zipfile.ZipInfo(f"{top}/{name}"), content)
-    return written.getvalue()
 
 
 def _strip(model: Any) -> None:

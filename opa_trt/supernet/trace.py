@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+DEBUG = ".debug_pkl"  # files of the archive that hold paths of the machine that traced
 
 
 @torch.no_grad()
@@ -22,13 +26,25 @@ def trace(module: nn.Module, example: Tensor) -> Any:
         return torch.jit.freeze(traced)
 
 
-def trace_bytes(traced: Any) -> bytes:
-    """The trace as a file's bytes. Two saves of one trace may differ; ``content`` does not."""
+def trace_bytes(traced: Any, extra: Mapping[str, str] | None = None) -> bytes:
+    """The trace as a file's bytes, without the source paths that torch writes into it.
+
+    Two saves of one trace may differ; ``content`` does not.
+
+    Args:
+        traced: what ``trace`` returned.
+        extra: texts that the archive holds beside it, by name (torch's ``_extra_files``).
+    """
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(traced, buffer)
-    return buffer.getvalue()
+        torch.jit.save(traced, buffer, _extra_files=dict(extra or {}))
+    stripped = io.BytesIO()
+    with zipfile.ZipFile(buffer) as saved, zipfile.ZipFile(stripped, "w") as kept:
+        for entry in saved.infolist():
+            if not entry.filename.endswith(DEBUG):
+                kept.writestr(entry, saved.read(entry))
+    return stripped.getvalue()
 
 
 def content(traced: Any) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,6 +95,22 @@ def test_bytes_read_back_compute_the_same() -> None:
     read = read_trace(trace_bytes(trace(net, EXAMPLE)))
     for got, wanted in zip(read(EXAMPLE), net(EXAMPLE), strict=True):
         torch.testing.assert_close(got, wanted)
+
+
+def test_bytes_hold_no_path_of_this_machine() -> None:
+    written = trace_bytes(trace(Net().eval(), EXAMPLE))
+    with zipfile.ZipFile(io.BytesIO(written)) as archive:
+        names = archive.namelist()
+        assert not [name for name in names if name.endswith(".debug_pkl")]
+        assert not [name for name in names if str(Path.cwd()).encode() in archive.read(name)]
+        assert not [name for name in names if torch.__file__[:-12].encode() in archive.read(name)]
+
+
+def test_bytes_hold_what_is_written_beside_the_trace() -> None:
+    written = trace_bytes(trace(Net().eval(), EXAMPLE), {"notes.json": "{}"})
+    with zipfile.ZipFile(io.BytesIO(written)) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("notes.json"))
+        assert archive.read(name) == b"{}"
 
 
 def test_a_trace_is_of_the_evaluation_mode() -> None:
