@@ -71,8 +71,8 @@ def read_space(name: str, width: float | None, *, classes: int = 1000) -> Space:
     return recipe.make_space()
 
 
-def searched_space(name: str | None, width: float | None, *known: Space | None) -> Space:
-    """The space of ``--space``, or else the one that a predictor was made for.
+def chosen_space(name: str | None, width: float | None, *known: Space | None) -> Space:
+    """The space of ``--space``, or else the first of ``known``: those predictors were made for.
 
     Raises:
         ConfigError: neither names one.
@@ -88,7 +88,8 @@ def searched_space(name: str | None, width: float | None, *known: Space | None) 
     for space in known:
         if space is not None:
             return space
-    message = "no space is named, and the predictors do not say theirs."
+    unsaid = ", and the predictors do not say theirs" if known else ""
+    message = f"no space is named{unsaid}."
     raise ConfigError(message, remedy=remedy)
 
 

@@ -118,7 +118,7 @@ def command(
         out.mkdir(parents=True, exist_ok=True)
     predictor = read_accuracy(accuracy)
     table = _table(latency)
-    chosen = options.searched_space(
+    chosen = options.chosen_space(
         space, width, predictor.space, None if table is None else table.space
     )
     problem = pose(chosen, predictor, table)
