@@ -31,6 +31,7 @@ def command(
 
     Keys may be in any published style. Nothing is run that the file holds: only tensors are read.
     """
+    from opa_trt.builder.outputs import check_output
     from opa_trt.supernet import ofa_classes, read_ofa_state_dict, save
     from opa_trt_cli.console import say, say_json
 
@@ -39,6 +40,7 @@ def command(
     if out.exists() and checkpoint.exists() and out.samefile(checkpoint):
         message = "it is CHECKPOINT itself, which would be lost."
         raise click.BadParameter(message, param_hint="'--out'")
+    check_output(out)
     state_dict, digest = _read(checkpoint)
     chosen = options.read_space(space, width, classes=ofa_classes(state_dict))
     found = read_ofa_state_dict(state_dict, chosen)

@@ -14,6 +14,7 @@ from torch import nn
 
 from opa_trt import atomic
 from opa_trt.builder.export_formats import ExportForm, Subnet, export_form
+from opa_trt.builder.outputs import check_output
 from opa_trt.errors import ConfigError, DataError, ParityError
 from opa_trt.progress import Progress
 from opa_trt.supernet import Arch, Space, Supernet, load, read_arch
@@ -126,6 +127,8 @@ def export(
         progress: hears of the steps.
 
     Raises:
+        UnknownNameError: no such format.
+        ConfigError: ``out`` cannot be written.
         CheckpointError, ArchError: what cannot be read, or does not fit together.
         DataError: fewer than 200 images, or some that cannot be decoded.
         BackendUnavailable: the format needs a package that is missing.
@@ -133,9 +136,7 @@ def export(
     """
     progress, form = progress or Progress(), export_form(format)
     form.check()
-    if out.is_dir():
-        message = f"{out} is a folder."
-        raise ConfigError(message, expected="a file to write.")
+    check_output(out)
     supernet = load(checkpoint)
     _, arch = read_arch(arch_file, supernet.space, resolution=resolution)
     images, source = _images(calibration, arch.resolution, progress)

@@ -9,10 +9,10 @@ from opa_trt.errors import ConfigError
 
 
 def check_output(path: Path) -> None:
-    """Refuse a place that no file can be written to.
+    """Refuse a place that no file can be put in (written beside it, then renamed).
 
     Raises:
-        ConfigError: a folder, below a file, or not writable.
+        ConfigError: a folder, below a file, or in a folder that is not writable.
     """
     if problem := _problem(path):
         raise ConfigError(problem, expected="a file to write to.", remedy="name another place.")
@@ -24,6 +24,6 @@ def _problem(path: Path) -> str:
         return f"{path} is a folder."
     if not above.is_dir():
         return f"{path} lies below a file, {above}."
-    if not os.access(path if path.exists() else above, os.W_OK):
+    if not os.access(above, os.W_OK):
         return f"{path} cannot be written."
     return ""

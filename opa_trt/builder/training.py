@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from opa_trt import __version__
+from opa_trt.builder.outputs import check_output
 from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import load_splits, source_of
-from opa_trt.errors import CheckpointError
 from opa_trt.progress import Progress
 from opa_trt.supernet import save
 from opa_trt.training.shrinking import train
@@ -40,11 +40,10 @@ def train_recipe(
         The log: for each phase the accuracies of smallest, largest and two random sub-networks.
 
     Raises:
-        OpaError: DataError, RecipeError, CheckpointError (a state of another run) …
+        OpaError: ConfigError (a place that cannot be written), DataError, RecipeError,
+            CheckpointError (a state of another run) …
     """
-    if out.is_dir():
-        message = f"{out} is a folder."
-        raise CheckpointError(message, expected="a file to write the weights to.")
+    check_output(out)
     progress = progress or Progress()
     progress.start("data")
     splits = load_splits(recipe, data, skip_bad_images=skip_bad_images, progress=progress)

@@ -221,3 +221,13 @@ def test_the_checkpoint_itself_is_not_overwritten(
     assert called.code == 2
     assert "CHECKPOINT itself" in called.err
     assert checkpoint.read_bytes() == before
+
+
+def test_a_folder_is_no_place_for_the_weights(
+    call: Any, here: Path, checkpoint: Path, recipe: Path
+) -> None:
+    (here / "folder").mkdir()
+    called = call("import-ofa", checkpoint, "--space", recipe, "--out", "folder")
+    assert called.code == 2
+    assert "folder is a folder." in called.err
+    assert names(here) == ["folder", "tiny.pth"]

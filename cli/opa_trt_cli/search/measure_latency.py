@@ -97,7 +97,7 @@ def command(
     from opa_trt_cli.console import StageLines, resumable, say_json
 
     clock = MonotonicClock()
-    chosen = _space(space, width)
+    chosen = options.chosen_space(space, width)
     covered = choose_resolutions(chosen, resolutions)
     place = _checked_place(out or Path(f"{chosen.name}-{name}.json"))
     count = threads or os.cpu_count() or 1
@@ -118,31 +118,15 @@ def command(
         _show(place, table, f"--space {space}" + (f" --width {width:g}" if width else ""))
 
 
-def _space(name: str | None, width: float | None) -> Space:
-    from opa_trt.errors import ConfigError
-
-    if name is None:
-        message = "no space is named."
-        raise ConfigError(message, remedy="add --space NAME (and --width W).")
-    return options.read_space(name, width)
-
-
 def _checked_place(place: Path) -> Path:
     """Where the table goes; refused at once where it could not be written or read back."""
-    import os
-
+    from opa_trt.builder.outputs import check_output
     from opa_trt.errors import ConfigError
 
     if place.suffix != ".json":
         message = f"--out is {place}."
         raise ConfigError(message, expected="a name that ends in .json.")
-    if place.is_dir():
-        message = f"--out {place} is a folder."
-        raise ConfigError(message, expected="a file's name.")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(place.parent, os.W_OK):
-        message = f"the folder of --out {place} cannot be written."
-        raise ConfigError(message, expected="one that can.")
+    check_output(place)
     return place
 
 
