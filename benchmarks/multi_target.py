@@ -4,7 +4,7 @@ All arms search MobileNetV3 (width 1.2) with the published predictor and Note10 
 targets; beside the paper's arms stand cold starts with the same total of generations as the
 warm-started ones, our joint search, and Dynamic-OFA's family.
 
-    python benchmarks/multi_target.py --ofa ../shared/data/ofa --out docs/results/multi_target.md
+    python benchmarks/multi_target.py --ofa FOLDER --out docs/results/multi_target.md
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Both search MobileNetV3 (width 1.2) with the published accuracy predictor for 100 generations of a
 population of 100, in the order A B B A with a seed of its own for every pair.
 
-    python benchmarks/search.py --ofa ../shared/data/ofa --out docs/results/search.md
+    python benchmarks/search.py --ofa FOLDER --out docs/results/search.md
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from opa_trt.search.breeder import Breeder, Settings
 from opa_trt.search.evolution import evolve
 from opa_trt.search.latency_table import read_latency
 from opa_trt.search.problem import Problem, pose
-from opa_trt.supernet import Arch, published_space
+from opa_trt.supernet import published_space
 
 GENERATIONS = 100
 GOAL = 30.0
@@ -70,7 +70,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ofa", type=Path, required=True, help="folder of the published files")
     parser.add_argument("--targets", type=float, nargs="+", default=[20, 30], help="ms")
-    parser.add_argument("--pairs", type=int, default=10, help="for each target")
+    parser.add_argument("--pairs", type=int, default=12, help="for each target")
     parser.add_argument("--threads", type=int, default=1, help="for either side")
     parser.add_argument("--out", type=Path, help="write the page here, too")
     parser.add_argument("--json", action="store_true", help="one object on stdout")
@@ -98,19 +98,11 @@ def compare(problem: Problem, finder: PublishedFinder, target: float, pairs: int
 def check_agreement(problem: Problem, finder: PublishedFinder) -> None:
     """Both must predict the same accuracy and latency for the same archs."""
     for row in problem.genome.sample(20, np.random.default_rng(0)):
-        arch = _as_theirs(problem.genome.arch(row))
+        arch = problem.genome.arch(row).to_ofa(problem.genome.space)
         accuracy = float(finder.accuracy.predict_accuracy([arch])[0])
         latency = finder.latency.predict_efficiency(arch)
         np.testing.assert_allclose(problem.accuracy(row[None])[0], accuracy, atol=1e-5)
         np.testing.assert_allclose(problem.cost(row[None])[0], latency, rtol=1e-9)
-
-
-def _as_theirs(arch: Arch) -> dict[str, Any]:
-    found: dict[str, Any] = {"ks": [], "e": [], "d": list(arch.depths), "r": [arch.resolution]}
-    for kernels, ratios in zip(arch.kernel_sizes, arch.expand_ratios, strict=True):
-        found["ks"] += [*kernels, *[3] * (4 - len(kernels))]
-        found["e"] += [*ratios, *[3] * (4 - len(ratios))]
-    return found
 
 
 def summary(found: dict[float, list[Any]]) -> dict[str, Any]:
