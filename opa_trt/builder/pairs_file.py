@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opa_trt.errors import ArchError, CheckpointError
+from opa_trt.errors import CheckpointError
 from opa_trt.supernet import Arch
 
 FORMAT = "opa_trt.accuracy_pairs"
 VERSION = 1
+SHOWN = 200  # bytes of a damaged line that a message shows
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,10 @@ class PairsFile:
             CheckpointError: as ``read`` says.
             OSError: the file cannot be written.
         """
-        whole = sum(map(len, self._lines()))
+        lines = self._lines()
+        if lines:
+            self._check_first(lines[0])
+        whole = sum(map(len, lines))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
             file.truncate(whole)
@@ -96,7 +100,7 @@ class PairsFile:
         try:
             found = json.loads(line)
             format_, version, run = found["format"], int(found["version"]), dict(found["run"])
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
             raise self._foreign() from exc
         if format_ != FORMAT or version > VERSION:
             raise self._foreign()
@@ -123,8 +127,9 @@ class PairsFile:
             found = json.loads(line)
             accuracy, seconds = float(found["accuracy"]), float(found["seconds"])
             arch = Arch.from_dict(found["arch"])
-        except (ValueError, KeyError, TypeError, AttributeError, ArchError) as exc:
-            message = f"line {number} of {self.path} is no pair: {line.decode(errors='replace')!r}."
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+            text = line[:SHOWN].decode(errors="replace")
+            message = f"line {number} of {self.path} is no pair: {text!r}."
             raise CheckpointError(
                 message,
                 expected="arch, accuracy and seconds.",

@@ -121,7 +121,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in whole]
         for number, line in enumerate(lines):
             _check_line(line, number)
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         message = f"{path} is damaged, or no file of measurements: {exc!r}."
         raise ConfigError(message, remedy=f"delete {path} to measure from the start.") from exc
     return lines

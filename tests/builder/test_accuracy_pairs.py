@@ -242,6 +242,17 @@ def test_pairs_of_another_run_are_refused(
     assert pairs.read_bytes() == before
 
 
+def test_nothing_is_added_to_pairs_of_another_run(run: Fit, pairs: Path) -> None:
+    run()
+    before = pairs.read_bytes()
+    with (
+        pytest.raises(CheckpointError, match="another run"),
+        PairsFile(pairs, {"seed": 7}).appending(),
+    ):
+        pass
+    assert pairs.read_bytes() == before
+
+
 def test_pairs_of_other_weights_are_refused(
     run: Fit, make_recipe: Callable[..., Recipe], weights: Path, tmp_path: Path
 ) -> None:
@@ -256,7 +267,9 @@ def test_pairs_of_other_weights_are_refused(
         run(recipe=other)
 
 
-@pytest.mark.parametrize("text", ["my notes", "my notes\n", "[1]\n", '{"format": "x"}\n'])
+@pytest.mark.parametrize(
+    "text", ["my notes", "my notes\n", "[1]\n", "[" * 100_000 + "\n", '{"format": "x"}\n']
+)
 def test_a_file_that_is_not_ours_stays(run: Fit, pairs: Path, text: str) -> None:
     pairs.write_text(text)
     with pytest.raises(CheckpointError, match="no file of accuracy pairs"):
@@ -264,7 +277,9 @@ def test_a_file_that_is_not_ours_stays(run: Fit, pairs: Path, text: str) -> None
     assert pairs.read_text() == text
 
 
-@pytest.mark.parametrize("line", ["{}", "nonsense", '{"arch": 1, "accuracy": 1, "seconds": 1}'])
+@pytest.mark.parametrize(
+    "line", ["{}", "nonsense", "[" * 100_000, '{"arch": 1, "accuracy": 1, "seconds": 1}']
+)
 def test_a_damaged_line_is_named(run: Fit, pairs: Path, line: str) -> None:
     run()
     text = pairs.read_text().splitlines()
