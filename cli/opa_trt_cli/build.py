@@ -42,7 +42,7 @@ def command(
 
     found = read_recipe(recipe)
     if checkpoint is not None:
-        found = replace(found, checkpoint=checkpoint.name, folder=checkpoint.parent)
+        found = found.with_checkpoint(checkpoint)
     if backends:
         found = replace(found, compile=replace(found.compile, backends=backends))
     if threads is not None:

@@ -22,7 +22,6 @@ from opa_trt.builder.accuracy_pairs import (
 from opa_trt.builder.pairs_file import Pair, PairsFile
 from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import load_splits, source_of
-from opa_trt.errors import CheckpointError
 from opa_trt.progress import Progress
 from opa_trt.supernet import Genome, Population, Supernet, load
 from opa_trt.training.data import Splits
@@ -72,14 +71,7 @@ def read_weights(recipe: Recipe) -> Weights:
     Raises:
         CheckpointError: none are named, or they are missing, damaged or of another space.
     """
-    path = recipe.checkpoint_path()
-    if path is None:
-        message = f"recipe {recipe.name} names no checkpoint."
-        raise CheckpointError(
-            message,
-            expected="weights from `opa-trt train`.",
-            remedy="add --checkpoint FILE, or checkpoint = … to the recipe.",
-        )
+    path = recipe.named_checkpoint()
     supernet = load(path, expected=recipe.make_space())
     return Weights(supernet, hashlib.sha256(path.read_bytes()).hexdigest())
 

@@ -19,7 +19,7 @@ from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import source_of
 from opa_trt.builder.work import Finding
 from opa_trt.clock import Clock
-from opa_trt.errors import CheckpointError, RecipeError
+from opa_trt.errors import RecipeError
 from opa_trt.progress import Progress
 from opa_trt.store import EngineStore
 from opa_trt.supernet import Arch, Supernet, load
@@ -54,15 +54,7 @@ class Parts:
         Raises:
             CheckpointError: the recipe names none.
         """
-        path = self.recipe.checkpoint_path()
-        if path is None:
-            message = f"recipe {self.recipe.name} names no checkpoint."
-            raise CheckpointError(
-                message,
-                expected="weights from `opa-trt train`.",
-                remedy="add --checkpoint FILE, or checkpoint = … to the recipe.",
-            )
-        return path
+        return self.recipe.named_checkpoint()
 
     @cached_property
     def source(self) -> Source:

@@ -8,13 +8,20 @@ import math
 import tomllib
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from opa_trt.errors import ConfigError, OpaError, RecipeError, UnknownNameError, nearest
+from opa_trt.errors import (
+    CheckpointError,
+    ConfigError,
+    OpaError,
+    RecipeError,
+    UnknownNameError,
+    nearest,
+)
 from opa_trt.supernet import Space, space_from_dict
 from opa_trt.training.degrade import FAMILIES
 from opa_trt.training.plan import TrainingPlan
@@ -178,6 +185,26 @@ class Recipe:
     def checkpoint_path(self) -> Path | None:
         """The checkpoint's file (relative paths start at the recipe), or None if not named."""
         return self.folder / self.checkpoint if self.checkpoint else None
+
+    def named_checkpoint(self) -> Path:
+        """``checkpoint_path`` of a recipe that must name one.
+
+        Raises:
+            CheckpointError: it does not.
+        """
+        path = self.checkpoint_path()
+        if path is None:
+            msg = f"recipe {self.name} names no checkpoint."
+            raise CheckpointError(
+                msg,
+                expected="weights from `opa-trt train`.",
+                remedy="add --checkpoint FILE, or checkpoint = … to the recipe.",
+            )
+        return path
+
+    def with_checkpoint(self, path: Path) -> Recipe:
+        """The same recipe with the weights in ``path``, relative to where we are."""
+        return replace(self, checkpoint=path.name, folder=path.parent)
 
 
 def shipped_recipes() -> list[str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--images",
     type=click.IntRange(min=1),
-    help="How many held-out images, each degraded anew; the recipe's fit.images.",
+    help="How many held-out images (again, degraded anew, if need be); the recipe's fit.images.",
 )
 @click.option(
     "--out", type=options.PATH, metavar="FILE", help="Predictor; RECIPE.accuracy.safetensors."
@@ -60,8 +60,6 @@ def command(
     never on the test images. A fifth of the archs judge the predictor. Pairs are kept in
     FILE.pairs: stopped, or with more --archs, the same command goes on.
     """
-    from dataclasses import replace
-
     import torch
 
     from opa_trt.builder import read_recipe
@@ -75,7 +73,7 @@ def command(
         check_output(plot)
     found = read_recipe(recipe)
     if checkpoint is not None:
-        found = replace(found, checkpoint=checkpoint.name, folder=checkpoint.parent)
+        found = found.with_checkpoint(checkpoint)
     if threads is not None:
         torch.set_num_threads(threads)
     place = out or Path(f"{found.name}.accuracy.safetensors")
