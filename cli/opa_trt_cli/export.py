@@ -33,8 +33,10 @@ Numbers = tuple[float, float, float]
 @click.option(
     "--images", type=int, default=2000, show_default=True, help="Calibrate on at most so many."
 )
-@click.option("--mean", type=float, nargs=3, help="Of red, green, blue (0 to 1); ImageNet's.")
-@click.option("--std", type=float, nargs=3, help="Of the same; ImageNet's.")
+@click.option(
+    "--mean", type=float, nargs=3, help="Of red, green, blue (0 to 1); ImageNet's, or the digits'."
+)
+@click.option("--std", type=float, nargs=3, help="Of the same; ImageNet's, or the digits'.")
 @click.option("--skip-bad-images", is_flag=True, help="Leave out images that cannot be decoded.")
 @options.threads
 @options.as_json
