@@ -215,7 +215,13 @@ def test_a_target_that_nothing_meets_ends_with_the_smallest_value(
     assert f"at least {space.macs(space.smallest()):g}" in called.err
 
 
-@pytest.mark.parametrize("targets", ["", "a", "5,", "5;6", "5ms", "M", "200X"])
+def test_a_refused_search_leaves_no_folder(call: Any, accuracy: Path, here: Path) -> None:
+    options = ("--latency", "macs", "--targets", "2", "--out", "found", *QUICK)
+    assert call("search", "run", "--accuracy", accuracy, *options).code == 2
+    assert not (here / "found").exists()
+
+
+@pytest.mark.parametrize("targets", ["", "a", "5,", "5;6", "5ms", "M", "200X", "200MM", "2kM"])
 def test_targets_that_are_no_numbers_are_refused(call: Any, accuracy: Path, targets: str) -> None:
     options = ("--latency", "macs", "--targets", targets)
     called = call("search", "run", "--accuracy", accuracy, *options)

@@ -23,10 +23,15 @@ UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 def _targets(ctx: click.Context, parameter: click.Parameter, text: str) -> list[float]:
     """``15,20,25`` or ``200M,0.3G``."""
     try:
-        return [float(p.rstrip("kMG")) * UNITS.get(p[-1:], 1.0) for p in text.split(",")]
+        return [_number_of(part) for part in text.split(",")]
     except ValueError as exc:
         message = f"{text!r} is not a list of numbers such as 15,20,25 or 200M,300M."
         raise click.BadParameter(message) from exc
+
+
+def _number_of(text: str) -> float:
+    unit = text[-1:]
+    return float(text[:-1]) * UNITS[unit] if unit in UNITS else float(text)
 
 
 @click.command()
@@ -114,14 +119,15 @@ def command(
     from opa_trt.search.strategies import STRATEGIES
     from opa_trt_cli.console import say_json
 
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
     predictor = read_accuracy(accuracy)
     table = _table(latency)
     chosen = options.chosen_space(
         space, width, predictor.space, None if table is None else table.space
     )
     problem = pose(chosen, predictor, table)
+    problem.check(targets)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     # The products are small: more threads gain little, and lose much on a busy machine.
     with _one_thread():
         answers = STRATEGIES[strategy](
