@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opa_trt.errors import ConfigError
+from opa_trt.errors import BackendUnavailable, ConfigError
 from opa_trt.search.additive import AdditiveCost
 from opa_trt.supernet import Genome, Space, space_from_dict
 from opa_trt.supernet.operators import Operator
@@ -84,6 +84,7 @@ def read_latency(path: Path | str) -> LatencyTable:
 
     Raises:
         ConfigError: no such file, an unreadable or ill-formed one, two for one resolution.
+        BackendUnavailable: PyYAML is missing, and the table is a published one.
     """
     place = Path(path)
     if place.is_dir():
@@ -127,7 +128,7 @@ def _parse_yaml(file: Path) -> Any:
         import yaml
     except ImportError as exc:
         message = "PyYAML is not installed, and published latency tables are YAML."
-        raise ConfigError(message, remedy="pip install 'opa-trt[build]'") from exc
+        raise BackendUnavailable(message, remedy="pip install 'opa-trt[build]'") from exc
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from opa_trt.errors import ConfigError
+from opa_trt.errors import BackendUnavailable, ConfigError
 from opa_trt.search.additive import AdditiveCost
 from opa_trt.search.latency_table import (
     FORMAT,
@@ -192,7 +192,7 @@ def test_without_pyyaml_the_extra_is_named(folder: Path, monkeypatch: pytest.Mon
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ConfigError, match="PyYAML is not installed") as caught:
+    with pytest.raises(BackendUnavailable, match="PyYAML is not installed") as caught:
         read_latency(folder)
     assert caught.value.remedy == "pip install 'opa-trt[build]'"
 
