@@ -25,7 +25,7 @@ from opa_trt.search.fit import FitSettings
 from opa_trt.supernet import Supernet, load, save
 from opa_trt.supernet.calibration import calibrate
 from opa_trt.training.batches import Source
-from opa_trt.training.evaluation import accuracy
+from opa_trt.training.evaluation import batches, share_right
 
 SETTINGS = AccuracySettings(archs=20, images=40, fit=FitSettings(hidden=(16,), most_epochs=5))
 CALIBRATED_ON = 20
@@ -121,7 +121,7 @@ def test_an_arch_is_calibrated_and_measured_on_images_held_out(
     for pair in PairsFile(pairs, lines(pairs)[0]["run"]).read()[::7]:
         side, module = pair.arch.resolution, supernet.extract(pair.arch)
         calibrate(module, source.inputs(splits.train, CALIBRATED_ON, 200, side))
-        assert pair.accuracy == accuracy(module, source, checked, side)
+        assert pair.accuracy == share_right(module, batches(source, checked, side))
 
 
 def test_test_images_are_never_used(

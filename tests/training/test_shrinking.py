@@ -17,7 +17,7 @@ from opa_trt.errors import CheckpointError, ConfigError, DataError
 from opa_trt.progress import Progress
 from opa_trt.supernet import MobileNetV3Space, Supernet
 from opa_trt.training.batches import Source
-from opa_trt.training.evaluation import accuracy
+from opa_trt.training.evaluation import batches, share_right
 from opa_trt.training.plan import Steps, TrainingPlan
 from opa_trt.training.shrinking import describe
 from opa_trt.training.state import STATE_FILE, TrainingState
@@ -373,4 +373,5 @@ def test_accuracy_counts_right_answers(stripes: Any) -> None:
     def always_lying(inputs: Tensor) -> Tensor:
         return torch.tensor([0.0, 1.0]).expand(len(inputs), 2)
 
-    assert accuracy(always_lying, Source(size=16), images, 16) == 0.5  # type: ignore[arg-type]
+    labelled = batches(Source(size=16), images, 16)
+    assert share_right(always_lying, labelled) == 0.5  # type: ignore[arg-type]
