@@ -99,7 +99,7 @@ class Parts:
         whole = space.arch(
             resolution=side,
             depths=wanted.depth,
-            kernel_sizes=wanted.kernel_size,
+            kernel_sizes=wanted.kernel_size if space.kernel_choices else None,
             expand_ratios=wanted.expand_ratio,
         )
         return space.graft(whole, space.smallest(side), wanted.stages)

@@ -65,7 +65,8 @@ class Breeder:
         self._screen = Screen(problem.genome)
         self._units, self._chances = _mutation_units(problem.genome, settings)
         # Whole numbers so small that float64 adds them up exactly, and BLAS can do it.
-        salt = np.random.default_rng(0).integers(0, 2**42, len(problem.genome))
+        most = 2**53 // int(problem.genome.counts.sum())
+        salt = np.random.default_rng(0).integers(0, most, len(problem.genome))
         self._salt = salt.astype(np.float64)
 
     @property

@@ -12,7 +12,8 @@ from opa_trt.supernet.ofa_weights import (
     read_ofa_state_dict,
     to_ofa_state_dict,
 )
-from opa_trt.supernet.space import Space, published_space, space_from_dict, space_names
+from opa_trt.supernet.registry import published_space, space_from_dict, space_names
+from opa_trt.supernet.space import Space
 from opa_trt.supernet.spaces import MobileNetV3Space, ProxylessSpace, ResNet50DSpace
 from opa_trt.supernet.subnet import load_subnet
 from opa_trt.supernet.supernet import Supernet

@@ -20,7 +20,8 @@ from typing import Any
 from opa_trt.errors import ArchError, ConfigError
 from opa_trt.supernet import net_configs, ofa_archs
 from opa_trt.supernet.arch import Arch
-from opa_trt.supernet.space import Space, space_from_dict
+from opa_trt.supernet.registry import space_from_dict
+from opa_trt.supernet.space import Space
 
 OFA_KEYS = frozenset({"ks", "e", "d", "w", "wid", *ofa_archs.RESOLUTION_KEYS})
 FREE = ("classes", "resolutions", "dropout")  # of a space: no arch depends on them

@@ -14,7 +14,8 @@ from safetensors.torch import save as safetensors
 
 from opa_trt import atomic
 from opa_trt.errors import CheckpointError, OpaError
-from opa_trt.supernet.space import Space, space_from_dict
+from opa_trt.supernet.registry import space_from_dict
+from opa_trt.supernet.space import Space
 from opa_trt.supernet.supernet import Supernet
 
 FORMAT = "opa_trt.supernet"

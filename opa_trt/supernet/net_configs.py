@@ -14,7 +14,8 @@ from opa_trt.errors import ArchError
 from opa_trt.supernet.arch import Arch
 from opa_trt.supernet.layers import make_divisible
 from opa_trt.supernet.operators import Operator
-from opa_trt.supernet.space import Space, published_spaces
+from opa_trt.supernet.registry import published_spaces
+from opa_trt.supernet.space import Space
 
 STEM = ("first_conv", "input_stem")
 HEAD = ("final_expand_layer", "feature_mix_layer", "classifier")

@@ -21,7 +21,8 @@ from opa_trt.supernet.ofa_checkpoint import (
     normalised,
     read_checkpoint,
 )
-from opa_trt.supernet.space import Space, published_spaces
+from opa_trt.supernet.registry import published_spaces
+from opa_trt.supernet.space import Space
 from opa_trt.supernet.supernet import Supernet
 
 MATRIX = "_matrix"

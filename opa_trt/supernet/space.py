@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from opa_trt.errors import ArchError, ConfigError, UnknownNameError
+from opa_trt.errors import ArchError, ConfigError
 from opa_trt.supernet import ofa_archs
 from opa_trt.supernet.arch import Arch, Ratio
 from opa_trt.supernet.cost import Cost
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opa_trt.supernet.net_configs import Layer
 
 Floats = npt.NDArray[np.float32]
-_SPACES: dict[str, type[Space]] = {}
+REGISTERED: dict[str, type[Space]] = {}
 SIDE_STEP = 4  # resolutions are multiples of this, in pixels
 SMALLEST_SIDE, SMALLEST_LISTED = 32, 16  # the smallest for any space, and that a space may list
 
@@ -65,7 +65,7 @@ class Space(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in vars(cls):
-            _SPACES[cls.name] = cls
+            REGISTERED[cls.name] = cls
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -206,10 +206,11 @@ class Space(ABC):
     def _spread(self, what: str, given: Any, largest: Sequence[Any]) -> list[Any]:
         if given is None:
             return list(largest)
-        if isinstance(given, int | float):
+        if isinstance(given, int | float) and largest:
             return [given] * len(largest)
-        if len(given) != len(largest):
-            msg = f"{what} has {len(given)} entries."
+        if isinstance(given, int | float) or len(given) != len(largest):
+            count = "one number" if isinstance(given, int | float) else f"{len(given)} entries"
+            msg = f"{what} has {count}."
             expected = f"{len(largest)} or a number." if largest else f"none in {self.name}."
             raise ArchError(msg, expected=expected)
         return list(given)
@@ -424,78 +425,9 @@ class Space(ABC):
     # --- on disk ------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON and TOML; ``space_from_dict`` reads them back."""
+        """Plain values for JSON and TOML; ``registry.space_from_dict`` reads them back."""
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         return {"name": self.name, **plain}
-
-
-def space_from_dict(values: Mapping[str, Any]) -> Space:
-    """The space that ``values`` describes; what is left out has the published value.
-
-    Raises:
-        UnknownNameError: the space, or one of its parameters, does not exist.
-        ConfigError: a parameter has an impossible value.
-    """
-    given = dict(values)
-    name = given.pop("name", None)
-    space = _space_named(name)
-    known = [field.name for field in fields(space)]
-    for key in given:
-        if key not in known:
-            kind = f"parameter of space {name}"
-            raise UnknownNameError(kind, key, known)
-    return _made(space, **given)
-
-
-def published_space(name: str, *, width: float | None = None, classes: int = 1000) -> Space:
-    """OFA's space ``name`` (``mobilenet_v3``, ``proxyless``, ``resnet50d``) for 224 px images.
-
-    Args:
-        name: which one.
-        width: the multiplier of its channels; its published one by default.
-        classes: of the classifier.
-
-    Raises:
-        UnknownNameError: there is no space of that name.
-        ConfigError: an impossible width or number of classes, or a width other than 1 for a
-            space whose width is a choice of the arch.
-    """
-    space = _space_named(name)
-    if "width" in {field.name for field in fields(space)}:
-        wide = {} if width is None else {"width": float(width)}
-        return _made(space, classes=classes, **wide)
-    if width not in (None, 1):
-        msg = f"width {width:g} for space {name}."
-        raise ConfigError(msg, expected="none: every arch chooses its own widths.")
-    return _made(space, classes=classes)
-
-
-def published_spaces(classes: int) -> list[Space]:
-    """Every space that OFA published weights for, at each of its widths."""
-    return [
-        published_space(name, width=width, classes=classes)
-        for name in space_names()
-        for width in _SPACES[name].published_widths or (None,)
-    ]
-
-
-def space_names() -> list[str]:
-    """The names that ``published_space`` knows."""
-    import opa_trt.supernet.spaces  # noqa: F401 - registers the spaces
-
-    return list(_SPACES)
-
-
-def _space_named(name: object) -> type[Space]:
-    if name not in space_names():
-        kind = "space"
-        raise UnknownNameError(kind, str(name), _SPACES)
-    return _SPACES[str(name)]
-
-
-def _made(space: Callable[..., Space], **parameters: Any) -> Space:
-    """A space from parameters that its fields were checked to know."""
-    return space(**parameters)
 
 
 def _check_types(space: Space) -> None:

@@ -23,7 +23,7 @@ from opa_trt.supernet import (
     space_from_dict,
     space_names,
 )
-from opa_trt.supernet.space import published_spaces
+from opa_trt.supernet.registry import published_spaces
 
 PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
 PROXYLESS = ProxylessSpace()
@@ -393,3 +393,18 @@ def test_an_arch_of_another_space_is_refused() -> None:
         RESNET.validate(PROXYLESS.largest())
     with pytest.raises(ArchError):
         PROXYLESS.validate(RESNET.largest())
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "message"),
+    [
+        ("mobilenet_v3", {"widths": 1.0}, "widths has one number"),
+        ("proxyless", {"widths": [1.0]}, "widths has 1 entries"),
+        ("resnet50d", {"kernel_sizes": 3}, "kernel_sizes has one number"),
+    ],
+)
+def test_a_choice_that_a_space_does_not_have_is_refused(
+    name: str, choices: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArchError, match=message):
+        published_space(name).arch(**choices)

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -70,7 +70,7 @@ class InvertedResidualSpace(Space):
 
     # --- what a space of this kind defines ----------------------------------------------------
 
-    stem_act = "relu"
+    stem_act: ClassVar[str]
 
     @property
     @abstractmethod

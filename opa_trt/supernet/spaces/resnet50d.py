@@ -14,16 +14,15 @@ from torch.nn import functional as F
 from opa_trt.errors import ArchError, ConfigError
 from opa_trt.supernet import ofa_archs
 from opa_trt.supernet.arch import Arch, Ratio
-from opa_trt.supernet.cost import Cost, convolution_cost, norm_cost
-from opa_trt.supernet.elastic import (
-    copy_linear,
-    copy_norm,
-    copy_weights,
-    permute_norm,
-    sliced_norm,
-    sorted_order,
+from opa_trt.supernet.bottleneck import (
+    Bottleneck,
+    ElasticBottleneck,
+    ElasticConvolution,
+    MaxPooling,
+    NormSpec,
 )
-from opa_trt.supernet.layers import GlobalPool, Residual, convolution, make_divisible, out_size
+from opa_trt.supernet.elastic import copy_linear
+from opa_trt.supernet.layers import GlobalPool, Residual, make_divisible, out_size
 from opa_trt.supernet.net_configs import Layer, stages_of
 from opa_trt.supernet.operators import (
     Convolution,
@@ -31,7 +30,6 @@ from opa_trt.supernet.operators import (
     Logits,
     Operator,
     Term,
-    shapes,
 )
 from opa_trt.supernet.space import ElasticPart, Space
 from opa_trt.supernet.spaces.published import Names, convolution_and_norm, weight_and_bias
@@ -137,6 +135,11 @@ class ResNet50DSpace(Space):
             msg = f"{layer.path}.out_channels is {outputs}."
             raise ArchError(msg, expected=f"one of {sorted(given)}.")
         return given[outputs]
+
+    @property
+    def norm(self) -> NormSpec:
+        """Of every batch norm."""
+        return NormSpec(self.norm_eps, self.norm_momentum)
 
     def channels(self, entry: int, width: Ratio) -> int:
         """Channels at entry ``entry`` of an arch's widths, if that is ``width``."""
@@ -247,148 +250,6 @@ class _BlockOperators:
         )
 
 
-# --- operators ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MaxPooling(Operator):
-    """The stem's 3x3 max-pooling with stride 2; ``size`` is the side of its input."""
-
-    size: int
-    channels: int
-
-    @property
-    def cost(self) -> Cost:
-        return Cost(0, 0)
-
-    @property
-    def key(self) -> str:
-        after = out_size(self.size, 2)
-        return f"MaxPool2D-{shapes(self.size, self.channels, after, self.channels)}"
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return (self.channels, self.size, self.size)
-
-    def build(self) -> nn.Module:
-        return nn.MaxPool2d(3, 2, padding=1)
-
-
-@dataclass(frozen=True)
-class Bottleneck(Operator):
-    """1x1, 3x3 with the stride, 1x1, each with its norm, and a shortcut that is identity or not."""
-
-    size: int
-    inputs: int
-    middle: int
-    outputs: int
-    stride: int
-    shortcut: bool
-
-    @property
-    def cost(self) -> Cost:
-        after = out_size(self.size, self.stride)
-        cost = convolution_cost(self.size, self.inputs, self.middle, 1) + norm_cost(self.middle)
-        cost += convolution_cost(after, self.middle, self.middle, 3) + norm_cost(self.middle)
-        cost += convolution_cost(after, self.middle, self.outputs, 1) + norm_cost(self.outputs)
-        if self.shortcut:
-            cost += convolution_cost(after, self.inputs, self.outputs, 1) + norm_cost(self.outputs)
-        return cost
-
-    @property
-    def key(self) -> str:
-        after = out_size(self.size, self.stride)
-        return (
-            f"bottleneck-{shapes(self.size, self.inputs, after, self.outputs)}"
-            f"-expand:{self.middle}-stride:{self.stride}-idskip:{int(not self.shortcut)}"
-        )
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return (self.inputs, self.size, self.size)
-
-    @property
-    def net_layer(self) -> dict[str, Any]:
-        return {
-            "name": "ResNetBottleneckBlock",
-            "in_channels": self.inputs,
-            "out_channels": self.outputs,
-            "kernel_size": 3,
-            "stride": self.stride,
-            "mid_channels": self.middle,
-            "act_func": "relu",
-            "downsample_mode": "avgpool_conv",
-        }
-
-    def build(self) -> nn.Module:
-        body = _bottleneck(self.inputs, self.middle, self.outputs, self.stride)
-        shortcut = _shortcut(self.inputs, self.outputs, self.stride) if self.shortcut else None
-        return BottleneckBlock(body, shortcut)
-
-
-# --- layers ---------------------------------------------------------------------------------------
-
-
-class BottleneckBlock(nn.Module):
-    """``relu(body(x) + shortcut(x))``; without a shortcut, ``x`` itself."""
-
-    def __init__(self, body: nn.Sequential, shortcut: nn.Sequential | None) -> None:
-        super().__init__()
-        self.body = body
-        self.shortcut = shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept = x if self.shortcut is None else self.shortcut(x)
-        return F.relu(self.body(x) + kept)
-
-
-def _bottleneck(inputs: int, middle: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        convolution(inputs, middle, 1),
-        nn.BatchNorm2d(middle),
-        nn.ReLU(inplace=True),
-        convolution(middle, middle, 3, stride),
-        nn.BatchNorm2d(middle),
-        nn.ReLU(inplace=True),
-        convolution(middle, outputs, 1),
-        nn.BatchNorm2d(outputs),
-    )
-
-
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    layers = [convolution(inputs, outputs, 1), nn.BatchNorm2d(outputs)]
-    return nn.Sequential(*([] if stride == 1 else [_pool(stride)]), *layers)
-
-
-def _pool(stride: int) -> nn.Module:
-    return nn.AvgPool2d(stride, stride, ceil_mode=True)
-
-
-class ElasticConvolution(nn.Module):
-    """A convolution and its norm, of which the first channels are used."""
-
-    def __init__(
-        self, space: ResNet50DSpace, inputs: int, outputs: int, kernel: int, stride: int = 1
-    ) -> None:
-        super().__init__()
-        self.conv = convolution(inputs, outputs, kernel, stride)
-        self.norm = nn.BatchNorm2d(outputs, eps=space.norm_eps, momentum=space.norm_momentum)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
-
-    def forward(self, x: Tensor, outputs: int) -> Tensor:
-        """``[N, C, H, W]`` to ``[N, outputs, …]``, without an activation."""
-        weight = self.conv.weight[:outputs, : x.shape[1]]
-        out = F.conv2d(x, weight, stride=self.conv.stride, padding=self.conv.padding)
-        return sliced_norm(self.norm, out)
-
-    def extract(self, inputs: int, outputs: int) -> list[nn.Module]:
-        """Copies of the convolution and the norm at these channels."""
-        kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
-        plain = convolution(inputs, outputs, kernel, stride)
-        weight = self.conv.weight[:outputs, :inputs]
-        return [copy_weights(plain, weight), copy_norm(self.norm, outputs)]
-
-
 class Stem(ElasticPart):
     """3x3 with stride 2, an optional residual 3x3, 3x3, max-pooling."""
 
@@ -397,9 +258,9 @@ class Stem(ElasticPart):
         self.space = space
         widest = space.width_choices[-1]
         middle, outputs = space.channels(0, widest), space.channels(1, widest)
-        self.first = ElasticConvolution(space, 3, middle, 3, 2)
-        self.skip = ElasticConvolution(space, middle, middle, 3)
-        self.last = ElasticConvolution(space, middle, outputs, 3)
+        self.first = ElasticConvolution(3, middle, 3, 2, norm=space.norm)
+        self.skip = ElasticConvolution(middle, middle, 3, norm=space.norm)
+        self.last = ElasticConvolution(middle, outputs, 3, norm=space.norm)
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         middle, outputs = self._channels(arch)
@@ -422,71 +283,26 @@ class Stem(ElasticPart):
         return self.space.channels(0, arch.widths[0]), self.space.channels(1, arch.widths[1])
 
 
-class ElasticBottleneck(nn.Module):
-    """A bottleneck whose middle and output channels are chosen."""
-
-    def __init__(self, space: ResNet50DSpace, stage: int, *, first: bool) -> None:
-        super().__init__()
-        self.space, self.stage = space, stage
-        widest, entry = space.width_choices[-1], space.stem_widths + stage
-        outputs = space.channels(entry, widest)
-        inputs = space.channels(entry - 1, widest) if first else outputs
-        middle = space.middle(stage, widest, space.expand_choices[-1])
-        self.stride = space.stage_strides[stage] if first else 1
-        self.reduce = ElasticConvolution(space, inputs, middle, 1)
-        self.conv = ElasticConvolution(space, middle, middle, 3, self.stride)
-        self.project = ElasticConvolution(space, middle, outputs, 1)
-        self.shortcut = ElasticConvolution(space, inputs, outputs, 1) if first else None
-
-    def forward(self, x: Tensor, middle: int, outputs: int) -> Tensor:
-        """``[N, C, H, W]`` to ``[N, outputs, H / stride, W / stride]``."""
-        kept = x
-        if self.shortcut is not None:
-            pooled = x if self.stride == 1 else F.avg_pool2d(x, self.stride, ceil_mode=True)
-            kept = self.shortcut(pooled, outputs)
-        out = self.reduce(x, middle).relu()
-        out = self.conv(out, middle).relu()
-        return F.relu(self.project(out, outputs) + kept)
-
-    def extract(self, inputs: int, middle: int, outputs: int) -> nn.Module:
-        """A copy at these channels, in plain layers."""
-        body = nn.Sequential(
-            *self.reduce.extract(inputs, middle),
-            nn.ReLU(inplace=True),
-            *self.conv.extract(middle, middle),
-            nn.ReLU(inplace=True),
-            *self.project.extract(middle, outputs),
-        )
-        if self.shortcut is None:
-            return BottleneckBlock(body, None)
-        pool = [] if self.stride == 1 else [_pool(self.stride)]
-        layers = self.shortcut.extract(inputs, outputs)
-        return BottleneckBlock(body, nn.Sequential(*pool, *layers))
-
-    @torch.no_grad()
-    def sort_channels(self, level: int) -> None:
-        """Sort the channels on both sides of the 3x3 convolution by importance (OFA's code).
-
-        Only the ``level`` + 1 largest widths take part as one range each, at the widest output.
-        """
-        space, widest = self.space, self.space.width_choices[-1]
-        ratios = space.expand_choices[::-1][: level + 1]
-        bounds = sorted(space.middle(self.stage, widest, ratio) for ratio in ratios)
-        for before, after in ((self.conv, self.project), (self.reduce, self.conv)):
-            order = sorted_order(after.conv.weight.abs().sum((0, 2, 3)), bounds)
-            after.conv.weight.copy_(after.conv.weight[:, order])
-            before.conv.weight.copy_(before.conv.weight[order])
-            permute_norm(before.norm, order)
-
-
 class Stage(ElasticPart):
     """One stage of bottlenecks; the first has the stride and a shortcut of its own."""
 
     def __init__(self, space: ResNet50DSpace, index: int) -> None:
         super().__init__()
         self.space, self.index = space, index
-        self.blocks = nn.ModuleList(
-            ElasticBottleneck(space, index, first=block == 0) for block in range(space.slots[index])
+        self.blocks = nn.ModuleList(self._block(first=i == 0) for i in range(space.slots[index]))
+
+    def _block(self, *, first: bool) -> ElasticBottleneck:
+        """At its widest."""
+        space, widest = self.space, self.space.width_choices[-1]
+        entry = space.stem_widths + self.index
+        outputs = space.channels(entry, widest)
+        return ElasticBottleneck(
+            inputs=space.channels(entry - 1, widest) if first else outputs,
+            middle=space.middle(self.index, widest, space.expand_choices[-1]),
+            outputs=outputs,
+            stride=space.stage_strides[self.index] if first else 1,
+            shortcut=first,
+            norm=space.norm,
         )
 
     def _active(self, arch: Arch) -> Iterator[tuple[ElasticBottleneck, int, int, int]]:
@@ -514,9 +330,12 @@ class Stage(ElasticPart):
         )
 
     def sort_channels(self, level: int) -> None:
+        space, widest = self.space, self.space.width_choices[-1]
+        ratios = space.expand_choices[-level - 1 :]
+        widths = [space.middle(self.index, widest, ratio) for ratio in ratios]
         for block in self.blocks:
             assert isinstance(block, ElasticBottleneck)
-            block.sort_channels(level)
+            block.sort_channels(widths)
 
 
 class Head(ElasticPart):
