@@ -177,7 +177,7 @@ def _write(folder: Path, found: list[dict[str, Any]]) -> None:
     from opa_trt import atomic
 
     for answer in found:
-        name = f"{answer['target']:g}" if answer["unit"] == "ms" else str(answer["target"])
+        name = f"{answer['target']:.10g}" if answer["unit"] == "ms" else str(answer["target"])
         atomic.write_text(folder / f"{name}{answer['unit']}.json", json.dumps(answer, indent=2))
 
 
