@@ -10,6 +10,8 @@ from opa_trt.errors import ConfigError
 from opa_trt.supernet import Space
 from opa_trt.supernet.genome import Kind
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -53,7 +55,8 @@ class TrainingPlan:
     """Everything but space and images that decides what a training run computes.
 
     Rates are those of SGD with Nesterov momentum on the mean loss of a step's sub-networks;
-    each phase warms up over 5 % of its steps and decays along a cosine.
+    each phase warms up over 5 % of its steps and decays along a cosine. ``precision`` is that of
+    convolutions and activations, one of ``PRECISIONS``; weights and their updates are float32.
     """
 
     batch_size: int = 128
@@ -66,6 +69,7 @@ class TrainingPlan:
     distill_weight: float = 1.0
     shift: int = 0
     flip: bool = False
+    precision: str = "float32"
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
@@ -83,6 +87,9 @@ class TrainingPlan:
             if not 0 <= getattr(self, key) < most:
                 msg = f"training.{key} = {getattr(self, key)}."
                 raise ConfigError(msg, expected=f"0 or more, below {most:g}.")
+        if self.precision not in PRECISIONS:
+            msg = f"training.precision = {self.precision!r}."
+            raise ConfigError(msg, expected=f"one of {list(PRECISIONS)}.")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from opa_trt.progress import Progress
 from opa_trt.supernet import Arch, Space, Supernet
 from opa_trt.training.batches import Batches, Source
 from opa_trt.training.data import Images
+from opa_trt.training.depthwise import QuickDepthwise
 from opa_trt.training.evaluation import calibrated_accuracy
 from opa_trt.training.plan import Phase, TrainingPlan, phases
 from opa_trt.training.state import TrainingState
@@ -161,11 +162,11 @@ def _step(
     if state.teacher is not None and plan.distill_weight > 0:
         with torch.no_grad():
             largest = state.supernet.space.largest(archs[0].resolution)
-            soft = state.teacher(images, largest).softmax(1)
+            soft = _logits(state.teacher, images, largest, plan).softmax(1)
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for arch in archs:
-        logits = state.supernet(images, arch)
+        logits = _logits(state.supernet, images, arch, plan)
         loss = F.cross_entropy(logits, labels, label_smoothing=plan.label_smoothing)
         if soft is not None:
             loss = loss + plan.distill_weight * F.cross_entropy(logits, soft)
@@ -175,6 +176,16 @@ def _step(
     nn.utils.clip_grad_norm_(state.supernet.parameters(), GRADIENT_NORM)
     state.optimizer.step()
     return total
+
+
+def _logits(supernet: Supernet, images: Tensor, arch: Arch, plan: TrainingPlan) -> Tensor:
+    """``[N, classes] float32``, computed in the plan's precision."""
+    if plan.precision == "float32":
+        logits: Tensor = supernet(images, arch)
+        return logits
+    with torch.autocast("cpu", torch.bfloat16), QuickDepthwise():
+        logits = supernet(images, arch)
+    return logits.float()
 
 
 def _rate(phase: Phase, step: int) -> float:

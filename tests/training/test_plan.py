@@ -144,6 +144,11 @@ def test_momentum_and_label_smoothing_stay_below_1(key: str) -> None:
         TrainingPlan(**{key: 1.0})
 
 
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"training\.precision = 'half'"):
+        TrainingPlan(precision="half")
+
+
 @pytest.mark.parametrize(
     "steps", [{"full": -1}, {"kernel": -1}, {"depth": (5, -1)}, {"width": (-1,)}]
 )

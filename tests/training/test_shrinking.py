@@ -18,7 +18,7 @@ from opa_trt.progress import Progress
 from opa_trt.supernet import MobileNetV3Space, Supernet
 from opa_trt.training.batches import Source
 from opa_trt.training.evaluation import batches, share_right
-from opa_trt.training.plan import Steps, TrainingPlan
+from opa_trt.training.plan import PRECISIONS, Steps, TrainingPlan
 from opa_trt.training.shrinking import describe
 from opa_trt.training.state import STATE_FILE, TrainingState
 
@@ -336,6 +336,21 @@ def test_norms_and_biases_are_not_decayed(run: Any, plan: TrainingPlan) -> None:
     assert all(p.ndim == 1 for p in free["params"])
 
 
+# --- precision ----------------------------------------------------------------------------------
+
+
+def test_weights_stay_float32_in_bfloat16(run: Any, plan: TrainingPlan) -> None:
+    state = run(plan=replace(plan, precision="bfloat16"))
+    assert {parameter.dtype for parameter in state.supernet.parameters()} == {torch.float32}
+
+
+def test_a_stopped_run_in_bfloat16_ends_with_the_same_weights(run: Any, plan: TrainingPlan) -> None:
+    rounded = replace(plan, precision="bfloat16")
+    whole = run("whole", plan=rounded)
+    stop(run, "width1", 2, plan=rounded)
+    assert_equal(run(plan=rounded).supernet.state_dict(), whole.supernet.state_dict())
+
+
 # --- what is refused at the start ---------------------------------------------------------------
 
 
@@ -358,11 +373,15 @@ def test_images_of_another_size_than_the_source_says_are_refused(run: Any) -> No
 # --- learning -----------------------------------------------------------------------------------
 
 
-def test_a_short_training_learns_an_easy_task(run: Any, stripes: Any, plan: TrainingPlan) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_short_training_learns_an_easy_task(
+    run: Any, stripes: Any, plan: TrainingPlan, precision: str
+) -> None:
+    steps = Steps(60, 15, (15,), (15, 15))
     state = run(
         train_images=stripes(96),
         check_images=stripes(60, seed=1),
-        plan=replace(plan, batch_size=16, steps=Steps(60, 15, (15,), (15, 15)), shift=1),
+        plan=replace(plan, batch_size=16, steps=steps, shift=1, precision=precision),
     )
     assert min(state.log[-1]["accuracy"].values()) > 0.9
 
