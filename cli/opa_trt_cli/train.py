@@ -18,6 +18,12 @@ from opa_trt_cli import options
     type=click.IntRange(min=6),
     help="So many steps in all, shared out between the phases as the recipe does.",
 )
+@click.option(
+    "--start-from",
+    type=options.PATH,
+    metavar="FILE",
+    help="Weights of the full network: the elastic phases begin with them.",
+)
 @options.threads
 @options.as_json
 def command(
@@ -26,6 +32,7 @@ def command(
     skip_bad_images: bool,
     out: Path | None,
     steps: int | None,
+    start_from: Path | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -55,7 +62,14 @@ def command(
         resumable("The same command goes on from the last saved step."),
         StageLines(quiet=as_json) as lines,
     ):
-        log = train_recipe(found, place, data, skip_bad_images=skip_bad_images, progress=lines)
+        log = train_recipe(
+            found,
+            place,
+            data,
+            skip_bad_images=skip_bad_images,
+            start_from=start_from,
+            progress=lines,
+        )
     if as_json:
         say_json({"weights": str(place), "bytes": place.stat().st_size, "log": log})
     else:

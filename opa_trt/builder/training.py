@@ -13,7 +13,7 @@ from opa_trt.builder.outputs import check_output
 from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import load_splits, source_of
 from opa_trt.progress import Progress
-from opa_trt.supernet import save
+from opa_trt.supernet import load, read_notes, save
 from opa_trt.training.shrinking import train
 
 
@@ -23,6 +23,7 @@ def train_recipe(
     data: Path | None = None,
     *,
     skip_bad_images: bool = False,
+    start_from: Path | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Train what ``recipe`` describes and write its weights to ``out`` in half precision.
@@ -34,6 +35,8 @@ def train_recipe(
         out: a ``.safetensors`` file; one already there is replaced at the very end.
         data: the image folder, where the recipe reads one.
         skip_bad_images: leave out images that cannot be decoded.
+        start_from: weights of the full network, as this function writes them: the full phase is
+            left out. They are read again when a stopped run goes on.
         progress: hears of phases and steps.
 
     Returns:
@@ -41,10 +44,14 @@ def train_recipe(
 
     Raises:
         OpaError: ConfigError (a place that cannot be written), DataError, RecipeError,
-            CheckpointError (a state of another run) …
+            CheckpointError (a state of another run, or weights to start from that are of another
+            space) …
     """
     check_output(out)
     progress = progress or Progress()
+    start = None
+    if start_from is not None:
+        start = load(start_from, expected=recipe.make_space())
     progress.start("data")
     splits = load_splits(recipe, data, skip_bad_images=skip_bad_images, progress=progress)
     space = recipe.make_space(len(splits.train.classes))
@@ -59,6 +66,7 @@ def train_recipe(
         recipe.training,
         folder,
         seed=recipe.seed,
+        start=start,
         progress=progress,
     )
     notes = {
@@ -70,6 +78,8 @@ def train_recipe(
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
+    if start_from is not None:
+        notes["start"] = read_notes(start_from)
     save(state.supernet, out, half=True, notes=notes)
     shutil.rmtree(folder, ignore_errors=True)
     return state.log

@@ -317,6 +317,22 @@ def test_training_of_another_run_is_not_taken_up(
     assert parts(error) == {"received", "expected", "remedy"}
 
 
+def test_training_from_the_weights_of_another_space(
+    refused: Callable[..., str], world: World, altered: Any
+) -> None:
+    recipe = altered("head_width = 16", "head_width = 24")
+    start = world.recipe.with_suffix(".safetensors")
+    words = ("--data", world.photos, *WORDS["train"], "--start-from", start)
+    error = refused("train", recipe, *words)
+    assert "disagree on the space's head_width" in error
+    assert parts(error) == {"received", "expected", "remedy"}
+
+
+def test_training_from_no_weights(refused: Callable[..., str], world: World) -> None:
+    words = ("--data", world.photos, *WORDS["train"], "--start-from", world.root / "none")
+    assert "none does not exist" in refused("train", world.recipe, *words)
+
+
 # --- run ----------------------------------------------------------------------------------------
 
 

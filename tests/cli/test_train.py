@@ -138,6 +138,27 @@ def test_in_pieces_the_weights_are_the_same(
     assert all(states[0][key].equal(states[1][key]) for key in states[0])
 
 
+def test_the_elastic_phases_begin_with_given_weights(
+    call: Any, arguments: Arguments, recipe: Path, here: Path
+) -> None:
+    start = recipe.with_suffix(".safetensors")
+    called = call(*arguments, "--start-from", start)
+    assert called.code == 0
+    assert told(called.err) == ["data", *PHASES[1:]]
+    assert read_notes(here / "tiny.safetensors")["start"] == read_notes(start)
+
+
+def test_a_run_from_given_weights_goes_on(
+    call: Any, arguments: Arguments, recipe: Path, here: Path, interrupt: Callable[[str], None]
+) -> None:
+    words = (*arguments, "--start-from", recipe.with_suffix(".safetensors"))
+    interrupt("kernel")
+    call(*words)
+    interrupt("")
+    assert told(call(*words).err) == ["data", "depth1", "width1"]
+    assert names(here) == ["tiny.safetensors"]
+
+
 def test_weights_that_were_there_stay_until_the_end(
     call: Any, arguments: Arguments, here: Path, interrupt: Callable[[str], None]
 ) -> None:

@@ -336,6 +336,54 @@ def test_norms_and_biases_are_not_decayed(run: Any, plan: TrainingPlan) -> None:
     assert all(p.ndim == 1 for p in free["params"])
 
 
+# --- weights to start from ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def given(space: MobileNetV3Space) -> Supernet:
+    """Weights that no run begins with by itself."""
+    return Supernet(space, seed=9)
+
+
+def test_the_full_phase_is_left_out_with_weights_to_start_from(run: Any, given: Supernet) -> None:
+    listener = Listener()
+    state = run(start=given, progress=listener)
+    assert [item[1] for item in listener.heard if item[0] == "start"] == NAMES[1:]
+    assert [entry["phase"] for entry in state.log] == NAMES[1:]
+
+
+def test_the_weights_to_start_from_become_the_teacher(run: Any, given: Supernet) -> None:
+    before = {key: value.clone() for key, value in given.state_dict().items()}
+    assert_equal(run(start=given).teacher.state_dict(), before)
+    assert_equal(given.state_dict(), before)
+
+
+@pytest.mark.parametrize(("phase", "step"), [("kernel", 1), ("kernel", 2), ("width1", 2)])
+def test_a_stopped_run_from_given_weights_goes_on(
+    run: Any, given: Supernet, phase: str, step: int
+) -> None:
+    whole = run("whole", start=given)
+    stop(run, phase, step, start=given)
+    resumed = run(start=given)
+    assert_equal(resumed.supernet.state_dict(), whole.supernet.state_dict())
+    assert resumed.log == whole.log
+
+
+def test_a_state_that_began_with_other_weights_is_refused(
+    run: Any, given: Supernet, space: MobileNetV3Space
+) -> None:
+    stop(run, "kernel", 2, start=given)
+    for other in (None, Supernet(space, seed=8)):
+        with pytest.raises(CheckpointError, match="another training run"):
+            run(start=other)
+
+
+def test_weights_of_another_space_are_no_start(run: Any, space: MobileNetV3Space) -> None:
+    other = Supernet(replace(space, resolutions=(16,)))
+    with pytest.raises(CheckpointError, match="of another space"):
+        run(start=other)
+
+
 # --- precision ----------------------------------------------------------------------------------
 
 
