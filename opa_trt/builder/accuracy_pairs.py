@@ -83,24 +83,21 @@ def measure_pairs(
         A pair an arch, in the order of ``archs``.
 
     Raises:
-        CheckpointError: the file is of another run.
+        CheckpointError: the file is of another run, damaged, or no file of pairs.
     """
     progress = progress or Progress()
-    known = {pair.arch: pair for pair in file.read()}
+    known = {pair.arch: pair for pair in file.resume()}
     missing = sorted((a for a in archs if a not in known), key=lambda a: -a.resolution)
     done = len(archs) - len(missing)
     progress.advance(done)
-    with file.appending() as append:
-        for side, members in groupby(missing, key=lambda arch: arch.resolution):
-            calibration = list(
-                source.inputs(train_images, CALIBRATION_IMAGES, CALIBRATION_BATCH, side)
-            )
-            labelled = list(batches(source, check_images, side))
-            for arch in members:
-                begun = time.perf_counter()
-                accuracy = measured_accuracy(supernet, arch, calibration, labelled)
-                known[arch] = Pair(arch, accuracy, time.perf_counter() - begun)
-                append(known[arch])
-                done += 1
-                progress.advance(done, f"{100 * accuracy:.1f} %")
+    for side, members in groupby(missing, key=lambda arch: arch.resolution):
+        calibration = list(source.inputs(train_images, CALIBRATION_IMAGES, CALIBRATION_BATCH, side))
+        labelled = list(batches(source, check_images, side))
+        for arch in members:
+            begun = time.perf_counter()
+            accuracy = measured_accuracy(supernet, arch, calibration, labelled)
+            known[arch] = Pair(arch, accuracy, time.perf_counter() - begun)
+            file.append(known[arch])
+            done += 1
+            progress.advance(done, f"{100 * accuracy:.1f} %")
     return [known[arch] for arch in archs]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opa_trt import atomic
 from opa_trt.errors import ConfigError
+from opa_trt.journal import Journal, Kind, number, read_run
 
-FORMAT = "opa_trt.timings"
+KIND = Kind("opa_trt.timings", 1, "measurements", ConfigError)
 CALM = 1.1  # a yardstick this many times its best: the machine was busy
 
 
@@ -29,20 +27,17 @@ class Timings:
     """Latencies by name; of two for one name, the one of the calmer moment counts.
 
     Args:
-        path: the file that every addition is appended to at once.
+        journal: the file that every addition is appended to at once.
         found: what it holds.
     """
 
-    path: Path
+    journal: Journal
     found: dict[str, Timing] = field(default_factory=dict)
 
     def add(self, ms: Mapping[str, float], yardstick: float) -> None:
         """Keep the latencies (ms) of things that took turns with the yardstick."""
         self._merge(ms, yardstick)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"yardstick": yardstick, "ms": dict(ms)}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self.journal.append({"yardstick": yardstick, "ms": dict(ms)})
 
     def _merge(self, ms: Mapping[str, float], yardstick: float) -> None:
         for name, value in ms.items():
@@ -72,7 +67,7 @@ class Timings:
 
     def discard(self) -> None:
         """Delete the file."""
-        self.path.unlink(missing_ok=True)
+        self.journal.discard()
 
 
 def open_timings(path: Path, identity: Mapping[str, Any]) -> Timings:
@@ -86,14 +81,10 @@ def open_timings(path: Path, identity: Mapping[str, Any]) -> Timings:
         ConfigError: the file is damaged, or of another identity (says of which part).
         OSError: it cannot be written.
     """
-    header = {"format": FORMAT, **_plain(identity)}
-    kept = _lines(path)
-    timings = Timings(path)
-    if kept:
-        _check_header(path, kept[0], header)
-        for line in kept[1:]:
-            timings._merge(line["ms"], line["yardstick"])
-    atomic.write_text(path, "".join(json.dumps(line) + "\n" for line in kept or [header]))
+    journal = Journal(path, KIND, identity)
+    timings = Timings(journal)
+    for ms, yardstick in journal.resume(_entry):
+        timings._merge(ms, yardstick)
     return timings
 
 
@@ -101,58 +92,16 @@ def backend_of(path: Path) -> str | None:
     """The backend that a measurement in ``path`` began with; None where there is none.
 
     Raises:
-        ConfigError: the file is damaged.
+        ConfigError: the file is no file of measurements.
     """
-    lines = _lines(path)
-    return str(lines[0]["target"]["backend"]) if lines else None
-
-
-def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(value))
-    return plain
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Its whole lines, the header first."""
-    if not path.exists():
-        return []
-    *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    run = read_run(path, KIND)
+    if run is None:
+        return None
     try:
-        lines = [json.loads(line) for line in whole]
-        for number, line in enumerate(lines):
-            _check_line(line, number)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        message = f"{path} is damaged, or no file of measurements: {exc!r}."
-        raise ConfigError(message, remedy=f"delete {path} to measure from the start.") from exc
-    return lines
+        return str(run["target"]["backend"])
+    except (KeyError, TypeError) as exc:
+        raise KIND.foreign(path) from exc
 
 
-def _check_line(line: dict[str, Any], number: int) -> None:
-    if number == 0:
-        if line["format"] != FORMAT or not line["target"]["backend"]:
-            message = f"its format is {line['format']}"
-            raise ValueError(message)
-    elif not all(float(ms) >= 0 for ms in [line["yardstick"], *line["ms"].values()]):
-        message = f"line {number + 1} has a latency below 0"
-        raise ValueError(message)
-
-
-def _check_header(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for key in {**wanted, **found}:
-        if found.get(key) != wanted.get(key):
-            was, now = _difference(found.get(key), wanted.get(key))
-            message = f"{path} holds measurements of another {key}: {was}."
-            raise ConfigError(
-                message,
-                expected=f"{now}.",
-                remedy=f"delete {path} to measure from the start, or choose another --out.",
-            )
-
-
-def _difference(found: Any, wanted: Any) -> tuple[str, str]:
-    """The first entry in which two values differ, as text."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in {**wanted, **found}:
-            if found.get(key) != wanted.get(key):
-                return f"{key} = {found.get(key)}", f"{key} = {wanted.get(key)}"
-    return str(found), str(wanted)
+def _entry(line: Any) -> tuple[dict[str, float], float]:
+    return {name: number(ms) for name, ms in line["ms"].items()}, number(line["yardstick"])

@@ -118,7 +118,7 @@ def test_an_arch_is_calibrated_and_measured_on_images_held_out(
     path = recipe.checkpoint_path()
     assert path is not None
     supernet = load(path)
-    for pair in PairsFile(pairs, lines(pairs)[0]["run"]).read()[::7]:
+    for pair in PairsFile(pairs, lines(pairs)[0]["run"]).resume()[::7]:
         side, module = pair.arch.resolution, supernet.extract(pair.arch)
         calibrate(module, source.inputs(splits.train, CALIBRATED_ON, 200, side))
         assert pair.accuracy == share_right(module, batches(source, checked, side))
@@ -242,17 +242,6 @@ def test_pairs_of_another_run_are_refused(
     assert pairs.read_bytes() == before
 
 
-def test_nothing_is_added_to_pairs_of_another_run(run: Fit, pairs: Path) -> None:
-    run()
-    before = pairs.read_bytes()
-    with (
-        pytest.raises(CheckpointError, match="another run"),
-        PairsFile(pairs, {"seed": 7}).appending(),
-    ):
-        pass
-    assert pairs.read_bytes() == before
-
-
 def test_pairs_of_other_weights_are_refused(
     run: Fit, make_recipe: Callable[..., Recipe], weights: Path, tmp_path: Path
 ) -> None:
@@ -287,7 +276,21 @@ def test_a_damaged_line_is_named(run: Fit, pairs: Path, line: str) -> None:
     pairs.write_text("\n".join(text) + "\n")
     with pytest.raises(CheckpointError, match="line 3 of") as caught:
         run()
+    assert str(pairs) in caught.value.received
     assert "delete that line" in caught.value.remedy
+
+
+@pytest.mark.parametrize("accuracy", [-0.1, 1.01, 87, float("nan"), True, None, "0.5", [0.5]])
+def test_an_accuracy_that_is_no_share_is_a_damaged_line(
+    run: Fit, pairs: Path, accuracy: Any
+) -> None:
+    run()
+    text = pairs.read_text().splitlines()
+    text[4] = json.dumps(json.loads(text[4]) | {"accuracy": accuracy})
+    pairs.write_text("\n".join(text) + "\n")
+    with pytest.raises(CheckpointError, match="line 5 of") as caught:
+        run()
+    assert str(pairs) in caught.value.received
 
 
 # --- the predictor ------------------------------------------------------------------------------

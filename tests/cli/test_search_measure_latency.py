@@ -117,8 +117,9 @@ def test_the_measurements_of_another_run_are_refused(
     call(*arguments, "--backend", "null")
     called = call(*arguments, "--backend", "null", "--batch", 2)
     assert called.code == 2
-    assert "t.json.work holds measurements of another target: max_batch = 1." in called.err
-    assert "delete t.json.work" in called.err
+    assert "t.json.work holds measurements of another run (other target)" in called.err
+    assert "target.max_batch = 1." in called.err
+    assert "delete it" in called.err
     assert names(here) == ["t.json.work"]
 
 
