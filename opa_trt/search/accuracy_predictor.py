@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from opa_trt import atomic
 from opa_trt.errors import CheckpointError, ConfigError
 from opa_trt.supernet import Genome, Population, Space, space_from_dict
+from opa_trt.supernet.checkpoint import FileKind, read_file
 
 FORMAT = "opa_trt.accuracy"
 VERSION = 1
 PUBLISHED_RESOLUTIONS = tuple(range(112, 225, 16))
 FIT = "opa-trt search fit-accuracy"
+KIND = FileKind(FORMAT, VERSION, "an accuracy predictor's weights", f"`{FIT}`")
 
 Floats = npt.NDArray[np.float32]
 Accuracy = Callable[[Population], Floats]
@@ -159,18 +160,12 @@ def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _read_ours(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+    metadata, tensors = read_file(path, KIND)
     try:
-        with safe_open(path, framework="np") as file:
-            metadata = dict(file.metadata() or {})
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, AttributeError) as exc:  # or dtypes numpy lacks
-        message = f"{path} is not a readable safetensors file: {exc}."
-        raise CheckpointError(message) from exc
-    version = metadata.get("version", "")
-    if metadata.get("format") != FORMAT or not version.isdecimal() or int(version) > VERSION:
-        message = f"{path} has format {metadata.get('format')!r}, version {version!r}."
-        raise CheckpointError(message, expected=f"{FORMAT!r}, version {VERSION} at most.")
-    return metadata, arrays
+        return metadata, {key: tensor.numpy() for key, tensor in tensors.items()}
+    except TypeError as exc:
+        message = f"{path} holds numbers that numpy lacks: {exc}."
+        raise CheckpointError(message, remedy=f"fit it again with `{FIT}`.") from exc
 
 
 def _layers(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> list[Layer]:

@@ -103,7 +103,8 @@ def read_file(path: Path, kind: FileKind) -> tuple[dict[str, str], dict[str, tor
     """Metadata and tensors of a file of ``kind``.
 
     Raises:
-        CheckpointError: no such file, not safetensors, of another kind, or of a later version.
+        CheckpointError: no such file, one that cannot be read, not safetensors, of another kind,
+            or of a later version.
     """
     if not path.is_file():
         msg = f"{path} {'is no file' if path.exists() else 'does not exist'}."
@@ -116,7 +117,7 @@ def read_file(path: Path, kind: FileKind) -> tuple[dict[str, str], dict[str, tor
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as exc:
+    except (SafetensorError, OSError) as exc:
         msg = f"{path} is not a readable safetensors file: {exc}."
         raise CheckpointError(msg) from exc
     if metadata.get("format") != kind.format:

@@ -121,6 +121,17 @@ def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path, content: byte
         load(path)
 
 
+def test_a_file_that_cannot_be_opened_is_refused(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("opa_trt.supernet.checkpoint.safe_open", forbidden)
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        load(saved)
+
+
 def test_a_truncated_file_is_refused(saved: Path) -> None:
     saved.write_bytes(saved.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
