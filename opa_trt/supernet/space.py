@@ -174,7 +174,8 @@ class Space(ABC):
             ArchError: a list of the wrong length, or a value outside the space.
         """
         if isinstance(depths, int):
-            depths = self._depths_of(depths)
+            stem = self.depth_options[: self.stem_depths]
+            depths = self.capped([*(o[-1] for o in stem), *[depths] * len(self.slots)])
         deepest = [options[-1] for options in self.depth_options]
         deep = self._spread("depths", depths, deepest)
         blocks = sum(self.slots)
@@ -194,14 +195,18 @@ class Space(ABC):
         self.validate(arch)
         return arch
 
-    def _depths_of(self, depth: int) -> list[int]:
-        stem, stages = (
-            self.depth_options[: self.stem_depths],
-            self.depth_options[self.stem_depths :],
-        )
-        deepest = max(options[-1] for options in stages)
-        capped = [min(depth, options[-1]) if depth <= deepest else depth for options in stages]
-        return [*(options[-1] for options in stem), *capped]
+    def capped(self, depths: Sequence[Any]) -> list[Any]:
+        """``depths``, each at most the largest choice of its entry, as OFA's code takes them.
+
+        A depth that no stage has, and what is no number, is left as it is, to be refused.
+        """
+        deepest = max(options[-1] for options in self.depth_options)
+        return [
+            options[-1]
+            if isinstance(depth, int | float) and options[-1] < depth <= deepest
+            else depth
+            for depth, options in zip(depths, self.depth_options, strict=True)
+        ]
 
     def _spread(self, what: str, given: Any, largest: Sequence[Any]) -> list[Any]:
         if given is None:
@@ -337,22 +342,14 @@ class Space(ABC):
     # --- archs as OFA writes them -------------------------------------------------------------
 
     def depths_from_ofa(self, given: Any) -> tuple[int, ...]:
-        """An arch's depths from OFA's ``d``: no stage is deeper than it has blocks.
+        """An arch's depths from OFA's ``d``.
 
         Raises:
             ArchError: the wrong length, or a depth that is no choice.
         """
         options = self.depth_options
         listed = ofa_archs.entries("d", given, len(options))
-        return self._capped_depths(listed)
-
-    def _capped_depths(self, listed: Sequence[Any]) -> tuple[int, ...]:
-        options = self.depth_options
-        capped = [
-            choices[-1] if isinstance(depth, int | float) and depth > choices[-1] else depth
-            for depth, choices in zip(listed, options, strict=True)
-        ]
-        return tuple(int(depth) for depth in ofa_archs.chosen("d", capped, options))
+        return tuple(int(depth) for depth in ofa_archs.chosen("d", listed, options))
 
     def depths_to_ofa(self, depths: Sequence[int]) -> tuple[int, ...]:
         """OFA's ``d`` for an arch's depths."""

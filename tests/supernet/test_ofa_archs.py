@@ -205,10 +205,6 @@ def test_proxyless_ends_in_one_block_whatever_the_list_says(
     assert arch.depths == (2, 3, 4, 2, 3, 1)
 
 
-def test_a_stage_is_no_deeper_than_its_blocks(mobile: Space) -> None:
-    assert Arch.from_ofa({"ks": 3, "e": 3, "d": 9}, mobile).depths == (4, 4, 4, 4, 4)
-
-
 def test_resnets_depths_are_extra_blocks_and_its_widths_are_indices(
     spaces: dict[str, Space],
 ) -> None:
@@ -242,6 +238,9 @@ WRONG: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "a ratio": ("mobilenet_v3", {"e": 5}, "e[0] is 5", "one of [3, 4, 6]"),
     "a ratio left out": ("mobilenet_v3", {"e": [4] * 19 + [5], "d": 2}, "e[19] is 5", "[3, 4, 6]"),
     "a depth": ("mobilenet_v3", {"d": [2, 2, 1, 2, 2]}, "d[2] is 1", "one of [2, 3, 4]"),
+    "a depth that no stage has": ("mobilenet_v3", {"d": 9}, "d[0] is 9", "one of [2, 3, 4]"),
+    "one for proxyless": ("proxyless", {"d": [4] * 4 + [5, 1]}, "d[4] is 5", "one of [2, 3, 4]"),
+    "a last stage too deep": ("proxyless", {"d": [4] * 5 + [5]}, "d[5] is 5", "one of [1]"),
     "too many depths": ("mobilenet_v3", {"d": [2] * 6}, "d has 6 entries", "5 entries"),
     "a resolution": ("mobilenet_v3", {"r": [130]}, "r is [130]", "multiple of 4"),
     "half a pixel": ("mobilenet_v3", {"r": 160.5}, "r is 160.5", "whole pixels"),

@@ -53,10 +53,14 @@ class ProxylessSpace(InvertedResidualSpace):
         return (*(self.depth_choices,) * (len(self.stage_widths) - 1), (1,))
 
     def depths_from_ofa(self, given: Any) -> tuple[int, ...]:
-        """As every space does, but the last stage, always of one block, may be left out."""
+        """As every space does, but the last stage, always of one block, may be left out.
+
+        Published lists may hold a depth of the other stages there.
+        """
         stages = len(self.stage_widths)
         listed = ofa_archs.entries("d", given, stages - 1, stages)
-        return self._capped_depths([*listed, 1][:stages])
+        depths = self.capped([*listed, 1][:stages])
+        return tuple(int(depth) for depth in ofa_archs.chosen("d", depths, self.depth_options))
 
     def blocks(self, stage: int, depth: int) -> Iterator[BlockSpec]:
         return self.block_specs(stage, depth, "relu6", squeeze_excite=False)
