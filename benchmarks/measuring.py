@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 Result = TypeVar("Result")
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def timed(run: Callable[[], Result]) -> tuple[float, Result]:
@@ -85,11 +84,8 @@ def wrapped(page: str) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def write_json(value: dict[str, Any]) -> None:
-    """One object on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
-
-
-def write(text: str = "") -> None:
-    """One line on stdout."""
-    sys.stdout.write(text + "\n")
+def publish(report: dict[str, Any], page: str, *, out: Path | None, as_json: bool) -> None:
+    """``page`` into ``out`` if that is given, and the report or the page onto stdout."""
+    if out is not None:
+        out.write_text(page, encoding="utf-8")
+    sys.stdout.write(json.dumps(report, indent=2) + "\n" if as_json else page)

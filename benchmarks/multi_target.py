@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import describe, machine, wrapped, write, write_json
+from measuring import describe, machine, publish, wrapped
 from threadpoolctl import threadpool_limits
 
 from opa_trt.search.accuracy_predictor import read_accuracy
@@ -68,12 +68,7 @@ def main() -> None:
         run_arms(problem, TARGETS[1], 1)  # warms caches up; not counted
         found = {count: run_arms(problem, TARGETS[count], options.seeds) for count in TARGETS}
     report = summary(found) | {"seeds": options.seeds, "machine": machine("numpy", "opa-trt")}
-    if options.out:
-        options.out.write_text(page(report), encoding="utf-8")
-    if options.json:
-        write_json(report)
-    else:
-        write(page(report).rstrip())
+    publish(report, page(report), out=options.out, as_json=options.json)
 
 
 def _options() -> argparse.Namespace:

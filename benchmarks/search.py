@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import describe, in_pairs, interval, machine, met, timed, wrapped, write, write_json
+from measuring import describe, in_pairs, interval, machine, met, publish, timed, wrapped
 from published_finder import PublishedFinder
 from threadpoolctl import threadpool_limits
 
@@ -47,12 +47,7 @@ def main() -> None:
         found = {t: compare(problem, finder, t, options.pairs) for t in options.targets}
     report = summary(found) | {"threads": options.threads}
     report["machine"] = machine("numpy", "torch", "opa-trt")
-    if options.out:
-        options.out.write_text(page(report), encoding="utf-8")
-    if options.json:
-        write_json(report)
-    else:
-        write(page(report).rstrip())
+    publish(report, page(report), out=options.out, as_json=options.json)
 
 
 @contextlib.contextmanager
