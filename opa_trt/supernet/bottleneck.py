@@ -19,7 +19,7 @@ from opa_trt.supernet.elastic import (
     sorted_order,
 )
 from opa_trt.supernet.layers import convolution, out_size
-from opa_trt.supernet.operators import Operator, shapes
+from opa_trt.supernet.operators import Operator, Pooling, shapes
 
 
 @dataclass(frozen=True)
@@ -138,24 +138,13 @@ class ElasticBottleneck(nn.Module):
 
 
 @dataclass(frozen=True)
-class MaxPooling(Operator):
-    """The stem's 3x3 max-pooling with stride 2; ``size`` is the side of its input."""
-
-    size: int
-    channels: int
-
-    @property
-    def cost(self) -> Cost:
-        return Cost(0, 0)
+class MaxPooling(Pooling):
+    """The stem's 3x3 max-pooling with stride 2."""
 
     @property
     def key(self) -> str:
         after = out_size(self.size, 2)
         return f"MaxPool2D-{shapes(self.size, self.channels, after, self.channels)}"
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return (self.channels, self.size, self.size)
 
     def build(self) -> nn.Module:
         return nn.MaxPool2d(3, 2, padding=1)

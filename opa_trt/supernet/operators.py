@@ -99,8 +99,8 @@ class Convolution(Operator):
 
 
 @dataclass(frozen=True)
-class GlobalPooling(Operator):
-    """The mean over all pixels; ``size`` is the side of its input."""
+class Pooling(Operator):
+    """What costs no MACs and keeps its channels; ``size`` is the side of its input."""
 
     size: int
     channels: int
@@ -110,12 +110,17 @@ class GlobalPooling(Operator):
         return Cost(0, 0)
 
     @property
-    def key(self) -> str:
-        return f"AvgPool2D-{shapes(self.size, self.channels, 1, self.channels)}"
-
-    @property
     def input_shape(self) -> tuple[int, ...]:
         return (self.channels, self.size, self.size)
+
+
+@dataclass(frozen=True)
+class GlobalPooling(Pooling):
+    """The mean over all pixels."""
+
+    @property
+    def key(self) -> str:
+        return f"AvgPool2D-{shapes(self.size, self.channels, 1, self.channels)}"
 
     def build(self) -> nn.Module:
         return GlobalPool()
