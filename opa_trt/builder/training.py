@@ -14,6 +14,7 @@ from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import load_splits, source_of
 from opa_trt.progress import Progress
 from opa_trt.supernet import load, read_notes, save
+from opa_trt.training.data import Images
 from opa_trt.training.shrinking import train
 
 
@@ -69,17 +70,23 @@ def train_recipe(
         start=start,
         progress=progress,
     )
+    notes = _notes(recipe, splits.train, state.log, start_from)
+    save(state.supernet, out, half=True, notes=notes)
+    shutil.rmtree(folder, ignore_errors=True)
+    return state.log
+
+
+def _notes(
+    recipe: Recipe, images: Images, log: list[dict[str, Any]], start_from: Path | None
+) -> dict[str, Any]:
+    """What is kept beside the weights: all that they depend on, and what the training heard."""
     notes = {
         "recipe": recipe.to_dict(),
-        "images": splits.train.digest(),
-        "classes": list(splits.train.classes),
-        "log": state.log,
+        "images": images.digest(),
+        "classes": list(images.classes),
+        "log": log,
         "opa_trt": __version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
-    if start_from is not None:
-        notes["start"] = read_notes(start_from)
-    save(state.supernet, out, half=True, notes=notes)
-    shutil.rmtree(folder, ignore_errors=True)
-    return state.log
+    return notes if start_from is None else notes | {"start": read_notes(start_from)}
