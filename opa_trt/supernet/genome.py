@@ -44,8 +44,9 @@ class Genome:
         self.space = space
         self.genes = _genes(space)
         self.counts = _column([len(gene.choices) for gene in self.genes])
-        kinds = [gene.kind for gene in self.genes]
-        self._starts = {kind: kinds.index(kind) for kind in dict.fromkeys(kinds)}
+        self._columns: dict[Kind, list[int]] = {}
+        for column, gene in enumerate(self.genes):
+            self._columns.setdefault(gene.kind, []).append(column)
         self._governors = _column([gene.governor for gene in self.genes])
         self._needs = _column([gene.needs for gene in self.genes])
         places = [(c, i) for c in self.one_hot_columns for i in range(self.counts[c])]
@@ -56,11 +57,11 @@ class Genome:
 
     def index(self, kind: Kind, entry: int = 0) -> int:
         """Which column holds entry ``entry`` of ``kind``."""
-        return self._starts[kind] + entry
+        return self._columns[kind][entry]
 
     def columns(self, kind: Kind) -> list[int]:
         """The columns of ``kind``, in order; empty where the space has no such choice."""
-        return [column for column, gene in enumerate(self.genes) if gene.kind == kind]
+        return self._columns.get(kind, [])
 
     # --- populations --------------------------------------------------------------------------
 
