@@ -23,6 +23,8 @@
     │   ├── BackendUnavailable    the vendor's package is missing; says what installs it
     │   ├── CompileError          the vendor refused the segment
     │   ├── EngineError           an engine was fed, loaded or used wrongly
+    │   │   └── EngineMismatch    it belongs to another segment, version, device or machine
+    │   ├── DeviceMemoryError     the device has no room for an engine
     │   └── ParityError           a fold, trace or engine differs from its reference
     └── RuntimeStateError
         ├── StaleLease            device memory of an earlier group
@@ -157,6 +159,14 @@ class CompileError(BackendError):
 
 class EngineError(BackendError):
     """An engine was fed, loaded or used wrongly."""
+
+
+class EngineMismatch(EngineError):
+    """An engine of another segment, version, device or machine."""
+
+
+class DeviceMemoryError(BackendError):
+    """The device has no room for an engine or its activations."""
 
 
 class ParityError(BackendError):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from opa_trt.errors import CompileError, ConfigError
+from opa_trt.errors import ConfigError
 
 IMAGES, FEATURES, LOGITS = "images", "features", "logits"
+TORCHSCRIPT, ONNX, PT2 = "torchscript", "onnx", "pt2"  # portable forms
+CODE_FREE = (ONNX,)  # those that cannot execute code
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,11 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Target:
-    """What an engine is compiled for. ``threads`` holds for torch and vendors alike."""
+    """What an engine is compiled for. ``threads`` holds for torch and vendors alike.
+
+    Raises:
+        ConfigError: an empty batch range, or fewer than one thread.
+    """
 
     backend: str
     version: str
@@ -61,7 +67,7 @@ class Segment:
         name: for messages.
         inputs: what it reads; rows are independent of each other.
         outputs: what it gives, in the order of the portable forms.
-        forms: portable forms by name (``torchscript``) as bytes.
+        forms: portable forms by name (``torchscript``, ``onnx``, ``pt2``) as bytes.
         content: hash of the canonical graph and the weights.
     """
 
@@ -71,12 +77,9 @@ class Segment:
     forms: Mapping[str, bytes]
     content: str
 
-    def form(self, name: str) -> bytes:
-        """A portable form; CompileError where the bundle has none of that name."""
-        if name not in self.forms:
-            msg = f"segment {self.name} has the forms {sorted(self.forms)}."
-            raise CompileError(msg, expected=name)
-        return self.forms[name]
+    def without_code(self) -> Segment:
+        """The segment with those of its forms alone that cannot execute code."""
+        return replace(self, forms={k: v for k, v in self.forms.items() if k in CODE_FREE})
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from opa_trt.bundle import (
 )
 from opa_trt.clock import VirtualClock
 from opa_trt.policies import Estimator, Knowledge, Predictor
-from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Segment, TensorSpec
+from opa_trt.supernet.onnx_form import onnx_bytes
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, ONNX, TORCHSCRIPT, Node, Segment, TensorSpec
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
 SIDE = 16
@@ -43,6 +44,7 @@ QUALITY = {"tiny": 0.5, "small": 0.6, "medium": 0.7, "large": 0.9}
 IMAGES_SPEC = TensorSpec(IMAGES, (3, SIDE, SIDE), "uint8")
 FEATURES_SPEC = TensorSpec(FEATURES, (4, 4, 4))
 LOGITS_SPEC = TensorSpec(LOGITS, (len(CLASSES),))
+SUFFIX = {TORCHSCRIPT: "pt", ONNX: "onnx"}
 SPECS = {IMAGES: IMAGES_SPEC, FEATURES: FEATURES_SPEC, LOGITS: LOGITS_SPEC}
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -167,9 +169,14 @@ class Toy:
     """A pioneer and four tails: modules, their traces and what they give for the canary."""
 
     modules: dict[str, nn.Module]
-    traces: dict[str, bytes]
+    forms: dict[str, dict[str, bytes]]
     canary: Arrays
     nodes: tuple[Node, ...]
+
+    @property
+    def traces(self) -> dict[str, bytes]:
+        """Every segment's TorchScript."""
+        return {name: forms[TORCHSCRIPT] for name, forms in self.forms.items()}
 
     def images(self, count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
         """``[count, 3, 16, 16] uint8``."""
@@ -177,8 +184,7 @@ class Toy:
 
     def segment(self, name: str) -> Segment:
         """As a bundle would give it."""
-        forms = {"torchscript": self.traces[name]}
-        return Segment(name, *self._tensors(name), forms, self._content(name))
+        return Segment(name, *self._tensors(name), self.forms[name], self._content(name))
 
     def eager(self, name: str, inputs: Tensor) -> dict[str, Tensor]:
         """What the module itself gives, by output name."""
@@ -203,15 +209,21 @@ class Toy:
     ) -> Path:
         """The bundle, packed at ``path``; parts may be replaced."""
         made = dict(engines or {})
+        places = {
+            name: {form: f"segments/{name}.{SUFFIX[form]}" for form in forms}
+            for name, forms in self.forms.items()
+        }
         segments = {
-            name: SegmentEntry(
-                *self._tensors(name), self._content(name), {"torchscript": f"segments/{name}.pt"}
-            )
-            for name in self.traces
+            name: SegmentEntry(*self._tensors(name), self._content(name), places[name])
+            for name in self.forms
         }
         nodes = changes.pop("nodes", self.nodes)
         manifest = make_manifest(nodes, segments, **{"engines": tuple(made), **changes})
-        content = {f"segments/{name}.pt": data for name, data in self.traces.items()}
+        content = {
+            places[name][form]: data
+            for name, forms in self.forms.items()
+            for form, data in forms.items()
+        }
         content |= {entry.file: data for entry, data in made.items()}
         content[PROFILE] = pack_arrays(make_knowledge(nodes).to_arrays())
         content[CANARY] = pack_arrays(self.canary if canary is None else canary)
@@ -238,6 +250,12 @@ def _toy_nodes() -> tuple[Node, ...]:
     return (pioneer, *(replace(tail, accuracy=QUALITY[tail.name]) for tail in tails))
 
 
+def _forms(module: nn.Module, example: Tensor) -> dict[str, bytes]:
+    first = example.dtype == torch.uint8
+    names = (IMAGES, [FEATURES, LOGITS]) if first else (FEATURES, [LOGITS])
+    return {TORCHSCRIPT: trace(module, example), ONNX: onnx_bytes(module, example, *names)}
+
+
 @pytest.fixture(scope="session")
 def toy() -> Toy:
     """The little network; traced once a session, never changed."""
@@ -247,9 +265,11 @@ def toy() -> Toy:
         modules |= {name: TailNet(2 + i).eval() for i, name in enumerate(TAIL_MS)}
     example = torch.from_numpy(random_images(2))
     features = torch.rand(2, *FEATURES_SPEC.shape)
-    traces = {name: trace(module, features) for name, module in modules.items() if name in TAIL_MS}
-    traces = {"pioneer": trace(modules["pioneer"], example), **traces}
-    made = Toy(modules, traces, {}, _toy_nodes())
+    forms = {
+        name: _forms(module, example if name == "pioneer" else features)
+        for name, module in modules.items()
+    }
+    made = Toy(modules, forms, {}, _toy_nodes())
     for batch in (1, MAX_BATCH):
         images = random_images(batch, seed=batch)
         outputs = {"pioneer": made.eager("pioneer", torch.from_numpy(images))}

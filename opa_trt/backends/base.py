@@ -5,25 +5,47 @@ Public methods check, private ones execute: a vendor's file holds the private on
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from opa_trt.errors import BackendUnavailable, CompileError, EngineError, OpaError
+from opa_trt.backends.envelope import Envelope, Stamp, check_stamp, unseal
+from opa_trt.device import CPU
+from opa_trt.errors import (
+    BackendError,
+    BackendUnavailable,
+    CompileError,
+    ConfigError,
+    DeviceMemoryError,
+    EngineError,
+    OpaError,
+    UnknownNameError,
+)
+from opa_trt.machine import capability
 from opa_trt.tree import Segment, Target, TensorSpec
+
+FP32, FP16 = "fp32", "fp16"
+HALF_TOLERANCE = 2e-2
+_NO_MEMORY = re.compile(r"out of memory|bad_alloc|cannot allocate|OUT_OF_MEMORY", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a backend works here: its version, or why not and what installs it."""
+    """Whether a backend works here: its version, or why not and what installs it.
+
+    ``compiles`` says of one that cannot run here that it can still compile for elsewhere.
+    """
 
     version: str = ""
     reason: str = ""
     install: str = ""
+    compiles: bool = False
 
     def __bool__(self) -> bool:
         return not self.reason
@@ -33,12 +55,19 @@ class Engine(ABC):
     """A compiled segment, loaded and ready.
 
     ``run`` may be called from one thread at a time. Tensors handed in are only read during the
-    call; tensors handed out belong to the caller.
+    call; tensors handed out belong to the caller. On a CUDA device ``run`` enqueues and returns:
+    both must stay as they are until the stream has come so far.
+
+    Attributes:
+        segment: what it computes, without the portable forms.
+        target: what it was compiled for.
+        key: its name in the store; ``Backend.load`` sets it.
     """
 
     def __init__(self, segment: Segment, target: Target) -> None:
-        self.segment = segment
+        self.segment = replace(segment, forms={})  # their bytes may go
         self.target = target
+        self.key = ""
         self._closed = False
 
     def run(
@@ -53,7 +82,7 @@ class Engine(ABC):
             inputs: contiguous tensors by name, of the segment's shapes and dtypes.
             out: preallocated contiguous outputs by name, filled and returned; any left out is
                 allocated.
-            stream: the device stream, for devices that have one.
+            stream: a ``torch.cuda.Stream`` on a CUDA device; the current one by default.
 
         Raises:
             EngineError: a missing, unknown, misshapen, non-contiguous or empty tensor, a batch
@@ -68,14 +97,18 @@ class Engine(ABC):
         wanted = tuple(spec for spec in self.segment.outputs if spec.name in given)
         self._check("output", wanted, given, batch)
         filled = {spec.name: self._output(spec, given, batch) for spec in self.segment.outputs}
-        try:
+        what = f"{self.target.backend} failed on segment {self.segment.name}"
+        with _translated(EngineError, what):
             self._run(inputs, filled, stream)
-        except OpaError:
-            raise
-        except Exception as exc:
-            msg = f"{self.target.backend} failed on segment {self.segment.name}: {exc}"
-            raise EngineError(msg) from exc
         return filled
+
+    def prepare(self, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> None:
+        """Warm up for runs on these very tensors; CUDA graphs are captured for them.
+
+        Raises:
+            EngineError: as ``run`` says.
+        """
+        self.run(inputs, out)
 
     def close(self) -> None:
         """Release what the engine holds; further runs raise EngineError."""
@@ -119,28 +152,37 @@ class Engine(ABC):
                     msg,
                     expected=f"{shape} torch.{spec.dtype}.",
                 )
+            if tensor.device.type != self.target.device:
+                msg = f"{kind} {spec.name} is on {tensor.device}."
+                raise EngineError(msg, expected=f"on {self.target.device}.")
             if not tensor.is_contiguous():
                 msg = f"{kind} {spec.name} is not contiguous."
                 raise EngineError(msg, expected="contiguous.")
 
-    @staticmethod
-    def _output(spec: TensorSpec, given: Mapping[str, Tensor], batch: int) -> Tensor:
+    def _output(self, spec: TensorSpec, given: Mapping[str, Tensor], batch: int) -> Tensor:
         if spec.name in given:
             return given[spec.name]
-        return torch.empty((batch, *spec.shape), dtype=getattr(torch, spec.dtype))
+        dtype, device = getattr(torch, spec.dtype), self.target.device
+        return torch.empty((batch, *spec.shape), dtype=dtype, device=device)
 
 
 class Backend(ABC):
     """A vendor: compiles segments and loads engines.
 
+    Args:
+        device: one of ``devices``; the first of them by default.
+
     Attributes:
-        name: as users write it.
+        name: as users write it, alone or as ``name:device``.
         revision: of our compile code; part of every engine's key, raised when the code changes.
         forms: the portable forms that ``compile`` can start from, best first.
         executes_code: whether loading an engine can run code that a bundle brings along.
         stored: whether engines and latencies are worth keeping in the machine's store.
-        tolerance: how far outputs may be from eager fp32, over their largest value (or 1); None
+        tolerance: how far fp32 outputs may be from eager, over their largest value (or 1); None
             for a backend whose outputs mean nothing.
+        devices: where its engines run, the default first.
+        precisions: that it compiles for.
+        quick: whether it compiles fast enough for ``auto`` to try it unasked.
     """
 
     name: str
@@ -149,70 +191,142 @@ class Backend(ABC):
     executes_code: bool = True
     stored: bool = True
     tolerance: float | None = 1e-4
+    devices: tuple[str, ...] = (CPU,)
+    precisions: tuple[str, ...] = (FP32,)
+    quick: bool = True
+
+    def __init__(self, device: str | None = None) -> None:
+        if device is not None and device not in self.devices:
+            kind = f"device of backend {self.name}"
+            raise UnknownNameError(kind, device, self.devices)
+        self.device = device or self.devices[0]
+
+    @property
+    def label(self) -> str:
+        """Its name, with the device where that is not the default."""
+        return self.name if self.device == self.devices[0] else f"{self.name}:{self.device}"
 
     @abstractmethod
     def availability(self) -> Availability:
-        """Whether it works here; never raises."""
+        """Whether it works here, on its device; never raises."""
 
-    def require(self) -> Availability:
-        """Its availability, where it works.
+    def require(self, *, running: bool = True) -> Availability:
+        """Its availability, where it works (or at least compiles, if it need not run).
 
         Raises:
             BackendUnavailable: it does not; says why, and what installs it.
         """
         found = self.availability()
-        if not found:
-            msg = f"backend {self.name} does not work here: {found.reason}"
+        if not found and (running or not found.compiles):
+            msg = f"backend {self.label} does not work here: {found.reason}"
             raise BackendUnavailable(msg, remedy=found.install)
         return found
 
-    def target(self, *, max_batch: int, threads: int, precision: str = "fp32") -> Target:
-        """The target on this machine.
+    def capability(self) -> str:
+        """What of this machine its engines depend on."""
+        return capability(self.device)
+
+    def tolerance_for(self, precision: str) -> float | None:
+        """``tolerance`` at a precision: fp16 gets more room."""
+        if self.tolerance is None or precision == FP32:
+            return self.tolerance
+        return max(self.tolerance, HALF_TOLERANCE)
+
+    def target(
+        self, *, max_batch: int, threads: int, precision: str = FP32, min_batch: int = 1
+    ) -> Target:
+        """The target on this machine. Threads mean nothing on a GPU, and are 1 there.
 
         Raises:
-            BackendUnavailable: the vendor's package is missing; says what installs it.
+            BackendUnavailable: the vendor can neither run nor compile here.
+            ConfigError: a precision that it lacks, or an impossible range.
         """
+        if precision not in self.precisions:
+            msg = f"precision {precision!r} for backend {self.label}."
+            raise ConfigError(msg, expected=f"one of {', '.join(self.precisions)}.")
         return Target(
             backend=self.name,
-            version=self.require().version,
+            version=self.require(running=False).version,
+            device=self.device,
             precision=precision,
+            min_batch=min_batch,
             max_batch=max_batch,
-            threads=threads,
+            threads=threads if self.device == CPU else 1,
+        )
+
+    def form(self, segment: Segment) -> str:
+        """The name of the portable form that it compiles ``segment`` from ("" if it needs none).
+
+        Raises:
+            CompileError: the segment has none that it reads.
+        """
+        if not self.forms:
+            return ""
+        for name in self.forms:
+            if name in segment.forms:
+                return name
+        msg = f"segment {segment.name} has the forms {sorted(segment.forms)}."
+        raise CompileError(msg, expected=f"{' or '.join(self.forms)}, for {self.label}.")
+
+    def stamp(self, segment: Segment, target: Target) -> Stamp:
+        """All that the segment's engine for ``target`` depends on."""
+        return Stamp(
+            segment=segment.name,
+            content=segment.content,
+            form=self.form(segment),
+            target=target,
+            revision=self.revision,
+            capability=self.capability(),
         )
 
     def compile(self, segment: Segment, target: Target) -> bytes:
-        """An engine as bytes, from one of the segment's portable forms.
+        """An engine as bytes, stamped, from one of the segment's portable forms.
 
         Raises:
-            CompileError: the vendor refused it.
+            CompileError: the vendor refused it, or the segment has no form that it reads.
+            DeviceMemoryError: no room.
         """
-        try:
-            return self._compile(segment, target)
-        except OpaError:
-            raise
-        except Exception as exc:
-            msg = f"{self.name} cannot compile {segment.name}: {exc}"
-            raise CompileError(msg) from exc
+        stamp = self.stamp(segment, target)
+        with _translated(CompileError, f"{self.label} cannot compile {segment.name}"):
+            payload = self._compile(segment, target)
+        return Envelope(stamp, payload).seal()
 
     def load(self, data: bytes, segment: Segment, target: Target) -> Engine:
         """The engine that ``compile`` made for this segment and target.
 
         Raises:
             EngineError: the bytes are not such an engine.
+            EngineMismatch: they are another segment's, version's, device's or machine's.
+            BackendUnavailable: it can compile, but not run here.
+            DeviceMemoryError: no room.
         """
-        try:
-            return self._load(data, segment, target)
-        except OpaError:
-            raise
-        except Exception as exc:
-            msg = f"{self.name} cannot load the engine of {segment.name}: {exc}"
-            raise EngineError(
-                msg,
-                remedy="compile it again from the portable segment.",
-            ) from exc
+        found = unseal(data)
+        wanted = self.stamp(segment, target)
+        check_stamp(found.stamp, wanted)
+        self.require()
+        what = f"{self.label} cannot load the engine of {segment.name}"
+        with _translated(EngineError, what, "compile it again from the portable segment."):
+            engine = self._load(found.payload, segment, target)
+        engine.key = wanted.key(segment)
+        return engine
 
     @abstractmethod
     def _compile(self, segment: Segment, target: Target) -> bytes: ...
 
     @abstractmethod
     def _load(self, data: bytes, segment: Segment, target: Target) -> Engine: ...
+
+
+@contextmanager
+def _translated(kind: type[BackendError], what: str, remedy: str = "") -> Iterator[None]:
+    """A vendor's errors within become ``kind``, or DeviceMemoryError where memory ran out."""
+    try:
+        yield
+    except OpaError:
+        raise
+    except Exception as exc:
+        exhausted = isinstance(exc, MemoryError) or _NO_MEMORY.search(str(exc))
+        msg = f"{what}: {exc}"
+        if exhausted:
+            raise DeviceMemoryError(msg, remedy="use fewer tails, or a smaller batch.") from exc
+        raise kind(msg, remedy=remedy) from exc

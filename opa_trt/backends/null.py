@@ -14,7 +14,6 @@ from opa_trt.clock import VirtualClock
 from opa_trt.errors import EngineError
 from opa_trt.tree import Segment, Target, TensorSpec
 
-MAGIC = b"opa_trt null engine 1\n"
 Latency = Callable[[str, int], float]
 Outputs = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
@@ -41,6 +40,7 @@ class NullBackend(Backend):
         latency_ms: Latency | None = None,
         outputs: Mapping[str, Outputs] | None = None,
     ) -> None:
+        super().__init__()
         self.clock = clock
         self.latency_ms = latency_ms
         self.outputs = dict(outputs or {})
@@ -49,10 +49,10 @@ class NullBackend(Backend):
         return Availability(version="1")
 
     def _compile(self, segment: Segment, target: Target) -> bytes:
-        return MAGIC + segment.content.encode()
+        return segment.content.encode()
 
     def _load(self, data: bytes, segment: Segment, target: Target) -> Engine:
-        if data != MAGIC + segment.content.encode():
+        if data != segment.content.encode():
             msg = f"the bytes are not the null engine of segment {segment.name}."
             raise EngineError(
                 msg,

@@ -14,7 +14,7 @@ from torch import Tensor
 from opa_trt.backends.base import Availability, Backend, Engine
 from opa_trt.backends.torchscript import read_trace
 from opa_trt.errors import CompileError
-from opa_trt.tree import Segment, Target
+from opa_trt.tree import ONNX, TORCHSCRIPT, Segment, Target
 
 INSTALL = "pip install 'opa-trt[openvino]'"
 TYPES = {"uint8": np.uint8, "float32": np.float32}
@@ -24,7 +24,8 @@ class OpenVinoBackend(Backend):
     """Engines are OpenVINO's own exported models. Running one needs no torch code."""
 
     name = "openvino"
-    revision = 2
+    revision = 3
+    forms = (ONNX, TORCHSCRIPT)
     executes_code = False
 
     def availability(self) -> Availability:
@@ -42,7 +43,8 @@ class OpenVinoBackend(Backend):
     def _compile(self, segment: Segment, target: Target) -> bytes:
         import openvino as ov
 
-        model = _converted(segment, target)
+        read = {ONNX: _from_onnx, TORCHSCRIPT: _converted}[self.form(segment)]
+        model = read(segment, target)
         if len(model.outputs) != len(segment.outputs):
             msg = f"OpenVINO sees {len(model.outputs)} outputs in {segment.name}."
             raise CompileError(
@@ -85,6 +87,14 @@ class OpenVinoEngine(Engine):
         self._request = None
 
 
+def _from_onnx(segment: Segment, target: Target) -> Any:
+    """OpenVINO's model of an ONNX file, for every batch size of the target."""
+    import openvino as ov
+
+    model = ov.Core().read_model(segment.forms[ONNX])
+    return _bounded(model, segment, target)
+
+
 def _converted(segment: Segment, target: Target) -> Any:
     """OpenVINO's model of a trace, for every batch size of the target.
 
@@ -99,10 +109,16 @@ def _converted(segment: Segment, target: Target) -> Any:
         torch.zeros((2, *spec.shape), dtype=getattr(torch, spec.dtype)) for spec in segment.inputs
     )
     decoder = TorchScriptPythonDecoder(
-        read_trace(segment.form("torchscript")), example_input=example
+        read_trace(segment.forms[TORCHSCRIPT]), example_input=example
     )
     frontend = FrontEndManager().load_by_framework("pytorch")
-    model = frontend.convert(frontend.load(decoder))
+    return _bounded(frontend.convert(frontend.load(decoder)), segment, target)
+
+
+def _bounded(model: Any, segment: Segment, target: Target) -> Any:
+    """``model`` with the batch range of the target, and inputs of the segment's types."""
+    import openvino as ov
+
     batch = ov.Dimension(target.min_batch, target.max_batch)
     for port, spec in zip(model.inputs, segment.inputs, strict=True):
         port.get_node().set_element_type(ov.Type(TYPES[spec.dtype]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from opa_trt.backends.base import Availability, Backend, Engine
 from opa_trt.errors import EngineError
-from opa_trt.tree import Segment, Target
+from opa_trt.tree import TORCHSCRIPT, Segment, Target
 
 
 class TorchScriptBackend(Backend):
@@ -24,16 +25,16 @@ class TorchScriptBackend(Backend):
         return Availability(version=torch.__version__)
 
     def _compile(self, segment: Segment, target: Target) -> bytes:
-        return segment.form("torchscript")
+        return _digest(segment.forms[TORCHSCRIPT])
 
     def _load(self, data: bytes, segment: Segment, target: Target) -> Engine:
-        if data != segment.form("torchscript"):
+        if data != _digest(segment.forms[TORCHSCRIPT]):
             msg = f"the bytes are not the trace of segment {segment.name}."
             raise EngineError(
                 msg,
                 remedy="compile it again.",
             )
-        return TorchScriptEngine(read_trace(data), segment, target)
+        return TorchScriptEngine(read_trace(segment.forms[TORCHSCRIPT]), segment, target)
 
 
 class TorchScriptEngine(Engine):
@@ -54,6 +55,10 @@ class TorchScriptEngine(Engine):
 
     def _close(self) -> None:
         self._module = None
+
+
+def _digest(form: bytes) -> bytes:
+    return hashlib.sha256(form).digest()
 
 
 def read_trace(data: bytes) -> Any:

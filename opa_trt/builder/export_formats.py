@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -17,13 +16,13 @@ from torch import Tensor, nn
 
 from opa_trt.errors import BackendUnavailable, UnknownNameError
 from opa_trt.supernet import Arch, Space, load_subnet
+from opa_trt.supernet.onnx_form import onnx_bytes
 from opa_trt.supernet.subnet import subnet_bytes
 from opa_trt.supernet.trace import trace, trace_bytes
 
 Run = Callable[[Tensor], Tensor]
 
 INPUT, OUTPUT = "images", "logits"
-OPSET = 17  # the oldest with every operator that the spaces need
 NOTES_FILE = "opa_trt.json"
 INSTALL_ONNX = "pip install 'opa-trt[build,onnxruntime]'"
 
@@ -92,19 +91,11 @@ class OnnxForm(ExportForm):
     """ONNX with a dynamic batch; checked with ONNX Runtime."""
 
     name = "onnx"
-    packages = ("onnx", "onnxscript", "onnxruntime")
+    packages = ("onnx", "onnxruntime")
 
     def dump(self, subnet: Subnet) -> bytes:
-        onnx = _imported("onnx")
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "network.onnx"
-            _export_onnx(subnet.module, subnet.random_images(2), path)
-            model = onnx.load(path)
-        _strip(model)
-        onnx.helper.set_model_props(model, subnet.described())
-        onnx.checker.check_model(model)
-        data: bytes = model.SerializeToString()
-        return data
+        example = subnet.random_images(2)
+        return onnx_bytes(subnet.module, example, INPUT, [OUTPUT], subnet.described())
 
     def load(self, path: Path) -> Run:
         runtime = _imported("onnxruntime")
@@ -145,26 +136,3 @@ def _imported(package: str) -> Any:
     except ImportError as exc:
         message = f"{package} is not installed."
         raise BackendUnavailable(message, remedy=INSTALL_ONNX) from exc
-
-
-def _export_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says that it is the older exporter
-        torch.onnx.export(
-            module,
-            (example,),
-            path,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-
-
-def _strip(model: Any) -> None:
-    """Remove what the exporter says of the source: file names and line numbers."""
-    for described in (model, model.graph, *model.graph.node, *model.graph.input):
-        described.ClearField("doc_string")
-    for node in model.graph.node:
-        del node.metadata_props[:]

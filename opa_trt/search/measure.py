@@ -17,7 +17,7 @@ from opa_trt.search.latency_table import LatencyTable
 from opa_trt.search.subjects import Subjects, network_name, sides_ms
 from opa_trt.search.timings import Timings
 from opa_trt.search.whole_networks import Floats, draw_networks, error_of, fit_line, split
-from opa_trt.store.machine import fingerprint, processor
+from opa_trt.machine import fingerprint, processor
 from opa_trt.supernet import Space
 from opa_trt.tree import Target
 

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from opa_trt import atomic
 from opa_trt.backends import Backend, Engine
 from opa_trt.clock import Clock
 from opa_trt.store.latency import LatencyProfile, measure
-from opa_trt.store.machine import fingerprint, instruction_set
+from opa_trt.machine import fingerprint
 from opa_trt.tree import Segment, Target
 
 log = logging.getLogger(__name__)
@@ -35,18 +34,14 @@ def cache_folder() -> Path:
 def engine_key(segment: Segment, target: Target, backend: Backend) -> str:
     """The name under which an engine is kept: a hash of all that its outputs depend on.
 
-    Canonical graph and weights (never container bytes), tensors, target (backend, version,
-    precision, batch range, threads), our compile code's revision, and the instruction set.
+    Canonical graph and weights (never container bytes), tensors, portable form, target (backend,
+    version, device, precision, batch range, threads), our compile code's revision, and the
+    machine's capability (instruction set, or GPU and driver).
+
+    Raises:
+        CompileError: the segment has no form that the backend reads.
     """
-    facts = {
-        "content": segment.content,
-        "inputs": [asdict(spec) for spec in segment.inputs],
-        "outputs": [asdict(spec) for spec in segment.outputs],
-        "target": target.to_dict(),
-        "revision": backend.revision,
-        "capability": instruction_set(),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return backend.stamp(segment, target).key(segment)
 
 
 class EngineStore:
@@ -101,8 +96,7 @@ class EngineStore:
         if backend.stored:
             for name, profile in found.items():
                 engine, _ = engines[name]
-                key = engine_key(engine.segment, engine.target, backend)
-                self.put_profile(key, profile.to_dict())
+                self.put_profile(engine.key, profile.to_dict())
         return found
 
     def _engine_path(self, key: str) -> Path:
