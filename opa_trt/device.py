@@ -70,8 +70,8 @@ class Cuda(Device):
     name = CUDA
 
     def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()
-        self._done = torch.cuda.Event()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._pinned: dict[torch.dtype, Tensor] = {}
 
     @contextmanager

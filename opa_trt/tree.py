@@ -60,6 +60,19 @@ class Target:
 
 
 @dataclass(frozen=True)
+class PlanEntry:
+    """Which backend runs a segment at batch sizes ``min_batch`` to ``max_batch``.
+
+    ``backend`` is ``name`` or ``name:device``, as users write it.
+    """
+
+    backend: str
+    precision: str = "fp32"
+    min_batch: int = 1
+    max_batch: int = 128
+
+
+@dataclass(frozen=True)
 class Segment:
     """What one engine computes, in portable forms.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,3 +117,89 @@ def test_a_folder_that_cannot_be_cleared_away_does_no_harm(
     with atomic.folder(tmp_path / "made") as beside:
         (beside / "new").write_text("new")
     assert names(tmp_path / "made") == ["new"]
+
+
+# --- a disk that fills --------------------------------------------------------------------------
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class FullDisk(io.FileIO):
+    """A file that takes a few bytes, and no more."""
+
+    def write(self, data: Any) -> int:
+        super().write(bytes(data)[:4])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+@pytest.mark.parametrize("step", ["write", "fsync", "chmod", "rename"])
+def test_a_file_that_finds_no_space_leaves_nothing_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, old: bytes | None
+) -> None:
+    if old is not None:
+        (tmp_path / "file").write_bytes(old)
+    if step == "write":
+        monkeypatch.setattr(os, "fdopen", FullDisk)
+    elif step == "fsync":
+        monkeypatch.setattr(os, "fsync", no_space)
+    else:
+        monkeypatch.setattr(Path, "chmod" if step == "chmod" else "replace", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        atomic.write_bytes(tmp_path / "file", b"much longer than there is room")
+    assert names(tmp_path) == ([] if old is None else ["file"])
+    assert old is None or (tmp_path / "file").read_bytes() == old
+
+
+def test_what_went_wrong_first_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(OSError, match="No space left"):
+        atomic.write_bytes(tmp_path / "file", b"data")
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_folder_that_finds_no_space_leaves_nothing_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, old: bool
+) -> None:
+    if old:
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "old").write_text("old")
+    write, written = Path.write_bytes, []
+
+    def filling(path: Path, data: bytes) -> int:
+        if len(written) == failing:
+            write(path, data[:2])
+            no_space()
+        written.append(path)
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", filling)
+
+    def fill() -> None:
+        with atomic.folder(tmp_path / "made") as beside:
+            for name in ("a/first", "a/b/second", "third"):
+                (beside / name).parent.mkdir(parents=True, exist_ok=True)
+                (beside / name).write_bytes(b"data")
+                (beside / name).chmod(0o444)
+
+    with pytest.raises(OSError, match="No space left"):
+        fill()
+    assert len(written) == failing
+    assert names(tmp_path) == (["made"] if old else [])
+    assert not old or names(tmp_path / "made") == ["old"]
+
+
+def test_a_folder_for_which_there_is_no_space_at_all_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "chmod", no_space)
+    with pytest.raises(OSError, match="No space left"), atomic.folder(tmp_path / "made"):
+        pass
+    assert names(tmp_path) == []

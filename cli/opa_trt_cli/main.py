@@ -23,6 +23,8 @@ COMMANDS = (
     "import-ofa",
     "export",
     "search",
+    "engines",
+    "profile",
 )
 
 

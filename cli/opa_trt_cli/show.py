@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +49,14 @@ def _verify(opened: Any) -> list[dict[str, Any]]:
 
 
 def _verify_on(opened: Any, vendor: Any) -> dict[str, Any]:
-    from opa_trt.clock import MonotonicClock
-    from opa_trt.runtime.engines import EngineLoader
-    from opa_trt.store import EngineStore
+    from opa_trt.runtime import open_loader
 
-    threads = min(opened.manifest.threads, os.cpu_count() or 1)
-    loader = EngineLoader(opened, vendor, threads, EngineStore(), MonotonicClock(), strict=True)
+    loader = open_loader(opened, backend=vendor, strict=True)
     engines = loader.engines()
     for engine in engines.values():
         engine.close()
     return {
-        "backend": vendor.name,
+        "backend": vendor.label,
         "largest_difference": max(loader.differences.values()),
         "tolerance": vendor.tolerance,
         "nodes": loader.differences,

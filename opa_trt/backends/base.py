@@ -61,7 +61,7 @@ class Engine(ABC):
     Attributes:
         segment: what it computes, without the portable forms.
         target: what it was compiled for.
-        key: its name in the store; ``Backend.load`` sets it.
+        key: its name in the store ("" if it is not kept); ``Backend.load`` sets it.
     """
 
     def __init__(self, segment: Segment, target: Target) -> None:
@@ -307,7 +307,7 @@ class Backend(ABC):
         what = f"{self.label} cannot load the engine of {segment.name}"
         with _translated(EngineError, what, "compile it again from the portable segment."):
             engine = self._load(found.payload, segment, target)
-        engine.key = wanted.key(segment)
+        engine.key = wanted.key(segment) if self.stored else ""
         return engine
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Engines of the build machine: compiled, verified against the canary, timed, run."""
+"""Engines of the build machine: who compiles, who is fastest, compiled and verified."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from opa_trt.backends import Backend, Engine, backend, backend_names
+from opa_trt.backends import Backend, Engine, backend, every_backend
+from opa_trt.backends.by_batch import joined
+from opa_trt.builder.contest import Contest, Outcome, Rival
 from opa_trt.builder.recipe import CompileRecipe
 from opa_trt.builder.work import Finding
 from opa_trt.clock import Clock
-from opa_trt.errors import BackendUnavailable, ParityError
+from opa_trt.device import device
+from opa_trt.errors import BackendUnavailable
 from opa_trt.progress import Progress
-from opa_trt.runtime.engines import difference
-from opa_trt.store import EngineStore, engine_key, measure
-from opa_trt.tree import FEATURES, IMAGES, LOGITS, Segment, Target
+from opa_trt.runtime.canary import check
+from opa_trt.store import EngineStore, engine_key
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, PlanEntry, Segment, Target
 
-CONTEST_SECONDS = 0.15
+AUTO = "auto"
 
 Canary = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass
 class Compiled:
-    """Engines of the backends asked for, and which was fastest."""
+    """Engines of the backends asked for, and which runs what."""
 
-    backend: str
+    outcome: Outcome
     version: str
-    timings: dict[str, float]
     entries: list[dict[str, Any]] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
     worst: float = 0.0
@@ -42,102 +44,118 @@ def compile_all(
     segments: Mapping[str, Segment],
     canary: Canary,
     wanted: CompileRecipe,
+    buckets: tuple[int, ...],
     threads: int,
     clock: Clock,
     progress: Progress,
-    contest: tuple[str, ...],
+    first: tuple[str, ...],
 ) -> Compiled:
-    """Compile every segment with the fastest backend (``auto``), or with each one named.
+    """Find out which backend runs what, and compile that, and all for each backend named.
 
     Args:
         segments: by name.
         canary: inputs and reference outputs.
-        wanted: the recipe's backends, largest batch and threads.
-        threads: of the target.
+        wanted: the recipe's backends, precision and largest batch.
+        buckets: batch sizes that backends are compared at.
+        threads: of every target on a CPU.
         clock: what tells the time.
         progress: hears of every engine.
-        contest: the segments that backends are compared on, run one after the other.
+        first: the segments on which hopeless backends are told.
 
     Raises:
         UnknownNameError, BackendUnavailable: a backend that is named does not exist or work.
+        BackendError: no backend compiles every segment rightly.
         ParityError: an engine's outputs differ from the canary.
     """
-    vendors = vendors_for(wanted.backends)
-    timings = {
-        vendor.name: _contest(vendor, segments, canary, wanted.max_batch, threads, clock, contest)
-        for vendor in vendors
-    }
-    ordered = sorted(vendors, key=lambda vendor: timings[vendor.name])
-    kept = ordered[:1] if "auto" in wanted.backends else ordered
-    first = kept[0]
-    made = Compiled(first.name, first.availability().version, timings)
-    progress.start("compile", len(kept) * len(segments))
-    for vendor in kept:
-        target = vendor.target(max_batch=wanted.max_batch, threads=threads)
-        for segment in segments.values():
-            _add(made, vendor, segment, target, canary)
-            progress.advance(len(made.entries), f"{vendor.name} {segment.name}")
+    named, rivals = rivals_of(wanted, threads)
+    progress.start("compile", len(segments))
+    contest = Contest(
+        rivals,
+        check=lambda engine, rival: _check(engine, rival.vendor, canary),
+        example=lambda segment: canary_input(segment, canary, wanted.max_batch),
+        buckets=buckets,
+        clock=clock,
+        told=lambda note: progress.advance(0, note),
+    )
+    outcome = contest.run(segments, first)
+    if AUTO not in wanted.backends:  # one backend for all, by name
+        outcome = _of_one(outcome, segments, rivals)
+    by_label = {rival.label: rival for rival in rivals} | {rival.label: rival for rival in named}
+    made = Compiled(outcome, by_label[outcome.best].vendor.availability().version)
+    for done, segment in enumerate(segments.values(), 1):
+        whole = [rival.entry() for rival in named]
+        for entry in dict.fromkeys([*outcome.plan[segment.name], *whole]):
+            _add(made, by_label[entry.backend], segment, entry, canary)
+            progress.advance(done, f"{entry.backend} {segment.name}")
     return made
 
 
+def rivals_of(wanted: CompileRecipe, threads: int) -> tuple[list[Rival], list[Rival]]:
+    """(those named, which compile everything; those that compete for running it).
+
+    A backend that is named and can compile, but not run here, does not compete.
+
+    Raises:
+        UnknownNameError: there is none of a name.
+        BackendUnavailable: one that is named does not work here, or none that competes does.
+    """
+    named = [backend(name) for name in wanted.backends if name != AUTO]
+    for vendor in named:
+        vendor.require(running=False)
+    runnable = [vendor.label for vendor in named if vendor.availability()]
+    competing = vendors_for((*runnable, *(AUTO,) * (AUTO in wanted.backends)))
+
+    def rival(vendor: Backend) -> Rival:
+        known = wanted.precision in vendor.precisions
+        precision = wanted.precision if known else vendor.precisions[0]
+        return Rival(vendor, precision, wanted.max_batch, threads)
+
+    return [rival(vendor) for vendor in named], [rival(vendor) for vendor in competing]
+
+
 def vendors_for(names: tuple[str, ...]) -> list[Backend]:
-    """The backends that ``names`` means; ``auto`` is every one that works here but ``null``.
+    """The backends that ``names`` means; ``auto`` is all that work here and compile quickly.
 
     Raises:
         UnknownNameError: there is none of a name.
         BackendUnavailable: one that is named does not work here, or none does.
     """
-    if "auto" not in names:
-        named = [backend(name) for name in names]
-        for vendor in named:
-            vendor.require()
-        return named
-    found = [backend(name) for name in backend_names() if name != "null"]
-    working = [vendor for vendor in found if vendor.availability()]
-    if not working:
-        message = f"none of {', '.join(vendor.name for vendor in found)} works here."
+    named = [backend(name) for name in names if name != AUTO]
+    for vendor in named:
+        vendor.require()
+    others = every_backend() if AUTO in names else []
+    known = {vendor.label for vendor in named}
+    found = named + [v for v in others if v.label not in known and v.quick and v.availability()]
+    if not found:
+        tried = ", ".join(vendor.label for vendor in others) or "the backends named"
+        message = f"none of {tried} works here."
         raise BackendUnavailable(message, remedy="see `opa-trt doctor`.")
-    return working
+    return found
 
 
-def _contest(
-    vendor: Backend,
-    segments: Mapping[str, Segment],
-    canary: Canary,
-    max_batch: int,
-    threads: int,
-    clock: Clock,
-    contest: tuple[str, ...],
-) -> float:
-    """Median ms of the contest's segments together, at the largest batch."""
-    target = vendor.target(max_batch=max_batch, threads=threads)
-    engines = {}
-    for name in contest:
-        segment = segments[name]
-        engine = vendor.load(vendor.compile(segment, target), segment, target)
-        engines[name] = (engine, canary_input(segment, canary, max_batch))
-    profiles = measure(engines, (max_batch,), clock, CONTEST_SECONDS)
-    for engine, _ in engines.values():
-        engine.close()
-    return sum(profile.at(max_batch) for profile in profiles.values())
+def _of_one(outcome: Outcome, segments: Mapping[str, Segment], rivals: list[Rival]) -> Outcome:
+    """The best backend for everything."""
+    best = next(rival for rival in rivals if rival.label == outcome.best)
+    plan = dict.fromkeys(segments, (best.entry(),))
+    return Outcome(outcome.best, plan, outcome.ms, outcome.refused)
 
 
-def _add(made: Compiled, vendor: Backend, segment: Segment, target: Target, canary: Canary) -> None:
+def _add(made: Compiled, rival: Rival, segment: Segment, entry: PlanEntry, canary: Canary) -> None:
+    vendor, target = rival.vendor, rival.target(entry)
     data = vendor.compile(segment, target)
-    engine = vendor.load(data, segment, target)
-    worst = _checked(engine, segment, canary, vendor.tolerance)
-    made.worst = max(made.worst, worst)
-    engine.close()
-    same = next((form for form, form_data in segment.forms.items() if form_data == data), None)
-    file = f"{segment.name}.{vendor.name}"
-    if same is None:
-        made.blobs[file] = data
+    if vendor.availability():
+        engine = vendor.load(data, segment, target)
+        made.worst = max(made.worst, _check(engine, vendor, canary))
+        engine.close()
+    batches = "" if entry == rival.entry() else f".{entry.min_batch}-{entry.max_batch}"
+    file = f"{segment.name}{batches}.{rival.label.replace(':', '-')}"
+    made.blobs[file] = data
     made.entries.append(
         {
             "segment": segment.name,
             "target": asdict(target),
             "key": engine_key(segment, target, vendor),
-            "file": f"engines/{file}" if same is None else f"segments/{segment.name}.pt",
+            "file": f"engines/{file}",
         }
     )
 
@@ -145,27 +163,30 @@ def _add(made: Compiled, vendor: Backend, segment: Segment, target: Target, cana
 def canary_input(segment: Segment, canary: Canary, batch: int) -> dict[str, Tensor]:
     """The canary's input of a segment: images, or the features of the entry."""
     name = segment.inputs[0].name
-    keys = [f"{IMAGES}/{batch}"] if name == IMAGES else _feature_keys(canary, batch)
-    return {name: torch.from_numpy(np.ascontiguousarray(canary[keys[0]]))}
+    keys = [key for key in canary if _feeds(key, name)]
+    exact = [key for key in keys if f"{key}/".split("/")[1] == str(batch)]
+    key = exact[0] if exact else max(keys, key=lambda key: len(canary[key]))
+    return {name: torch.from_numpy(np.ascontiguousarray(canary[key][:batch]))}
 
 
-def _feature_keys(canary: Canary, batch: int) -> list[str]:
-    return [key for key in canary if key.endswith(f"/{batch}/{FEATURES}")]
+def _feeds(key: str, name: str) -> bool:
+    return key.startswith(f"{IMAGES}/") if name == IMAGES else key.endswith(f"/{FEATURES}")
 
 
-def _checked(engine: Engine, segment: Segment, canary: Canary, tolerance: float | None) -> float:
+def _check(engine: Engine, vendor: Backend, canary: Canary) -> float:
     """The engine's difference from what eager torch makes of the canary, within the tolerance."""
-    worst = difference(
-        engine, segment.name, canary, lambda batch: canary_input(segment, canary, batch)
+    return check(
+        engine,
+        engine.segment.name,
+        canary,
+        vendor.tolerance_for(engine.target.precision),
+        lambda batch: canary_input(engine.segment, canary, batch),
+        device(engine.target.device),
     )
-    if tolerance is not None and not worst <= tolerance:
-        message = f"{segment.name} on {engine.target.backend} differs by {worst:.1e} from eager."
-        raise ParityError(message, expected=f"at most {tolerance:.0e}.")
-    return worst
 
 
 class Runner:
-    """The fastest backend's engines, loaded to be measured."""
+    """The engines of the plan, loaded to be measured."""
 
     def __init__(
         self,
@@ -176,16 +197,13 @@ class Runner:
         clock: Clock,
     ) -> None:
         self._canary, self._store, self._clock = canary, store, clock
-        self._vendor = backend(compiled.facts["backend"])
+        facts = compiled.facts
         self._engines: dict[str, Engine] = {}
-        for entry in compiled.facts["engines"]:
-            if entry["target"]["backend"] != self._vendor.name:
-                continue
-            segment = segments[entry["segment"]]
-            name = entry["file"].removeprefix("engines/")
-            data = compiled.blobs.get(name, next(iter(segment.forms.values())))
-            target = Target(**entry["target"])
-            self._engines[segment.name] = self._vendor.load(data, segment, target)
+        for name, rows in facts["plan"].items():
+            parts = [_planned(PlanEntry(**row), segments[name], facts, compiled) for row in rows]
+            self._engines[name] = joined(parts)
+        first = next(iter(self._engines.values()))
+        self._device = device(first.target.device)
 
     def profiles(self, buckets: tuple[int, ...], seconds: float) -> dict[str, Any]:
         """Measure every engine's latency, and keep them as this machine's profiles."""
@@ -193,23 +211,42 @@ class Runner:
             name: (engine, canary_input(engine.segment, self._canary, engine.target.max_batch))
             for name, engine in self._engines.items()
         }
-        found = self._store.measure(engines, self._vendor, buckets, self._clock, seconds)
+        found = self._store.measure(engines, buckets, self._clock, seconds)
         return {name: profile.to_dict() for name, profile in found.items()}
 
     def answers(self, images: Tensor) -> dict[str, npt.NDArray[np.float32]]:
         """Every node's logits ``[N, C] float32`` for ``images``."""
         entry = next(n for n, e in self._engines.items() if e.segment.inputs[0].name == IMAGES)
         found: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in self._engines}
-        for part in torch.split(images, self._engines[entry].target.max_batch):
-            first = self._engines[entry].run({IMAGES: part.contiguous()})
-            found[entry].append(first[LOGITS].numpy())
-            for name, engine in self._engines.items():
-                if name != entry:
-                    made = engine.run({FEATURES: first[FEATURES]})
-                    found[name].append(made[LOGITS].numpy())
+        with self._device.scope():
+            for part in torch.split(images, self._engines[entry].target.max_batch):
+                given = self._device.upload(part.contiguous())
+                first = self._engines[entry].run({IMAGES: given})
+                found[entry].append(self._device.download(first[LOGITS]).copy())
+                for name, engine in self._engines.items():
+                    if name != entry:
+                        made = engine.run({FEATURES: first[FEATURES]})
+                        found[name].append(self._device.download(made[LOGITS]).copy())
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
     def close(self) -> None:
         """Release the engines."""
         for engine in self._engines.values():
             engine.close()
+
+
+def _planned(
+    entry: PlanEntry, segment: Segment, facts: Mapping[str, Any], compiled: Finding
+) -> Engine:
+    """The engine that was compiled for an entry of the plan."""
+    vendor = backend(entry.backend)
+    for row in facts["engines"]:
+        target = Target(**row["target"])
+        same = (target.backend, target.device, target.min_batch, target.max_batch) == (
+            vendor.name, vendor.device, entry.min_batch, entry.max_batch,
+        )  # fmt: skip
+        if row["segment"] == segment.name and same:
+            data = compiled.blobs[row["file"].removeprefix("engines/")]
+            return vendor.load(data, segment, target)
+    message = f"no engine of {segment.name} for {entry.backend} was compiled."
+    raise BackendUnavailable(message, remedy="build again.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from opa_trt import __version__
-from opa_trt.builder.parts import PIONEER, Parts
+from opa_trt.builder.parts import PIONEER, Parts, file_of
 from opa_trt.bundle import (
     CANARY,
     PROFILE,
@@ -17,7 +17,7 @@ from opa_trt.bundle import (
     pack,
     pack_arrays,
 )
-from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Target
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, PlanEntry, Target
 
 
 def pack_bundle(parts: Parts, out: Path) -> Manifest:
@@ -28,7 +28,11 @@ def pack_bundle(parts: Parts, out: Path) -> Manifest:
     """
     compiled = parts.found["compile"]
     files = {
-        **{f"segments/{n}.pt": s.forms["torchscript"] for n, s in parts.segments.items()},
+        **{
+            f"segments/{file_of(name, form)}": data
+            for name, segment in parts.segments.items()
+            for form, data in segment.forms.items()
+        },
         **{f"engines/{name}": data for name, data in compiled.blobs.items()},
         PROFILE: pack_arrays(parts.found["fit"].arrays),
         CANARY: pack_arrays(parts.canary),
@@ -51,7 +55,10 @@ def _manifest(parts: Parts) -> Manifest:
         nodes=tuple(_nodes(parts)),
         segments={
             name: SegmentEntry(
-                s.inputs, s.outputs, s.content, {"torchscript": f"segments/{name}.pt"}
+                s.inputs,
+                s.outputs,
+                s.content,
+                {form: f"segments/{file_of(name, form)}" for form in s.forms},
             )
             for name, s in parts.segments.items()
         },
@@ -60,6 +67,9 @@ def _manifest(parts: Parts) -> Manifest:
             for entry in compiled["engines"]
         ),
         backend=compiled["backend"],
+        plan={
+            name: tuple(PlanEntry(**row) for row in rows) for name, rows in compiled["plan"].items()
+        },
         max_batch=largest,
         threads=parts.threads,
         buckets=tuple(sorted({min(bucket, largest) for bucket in recipe.measure.buckets})),

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from opa_trt.backends import backend
 from opa_trt.builder import pooling
 from opa_trt.builder.canary import canary_arrays
+from opa_trt.builder.compiling import AUTO
 from opa_trt.builder.network import Cut, Pioneer
 from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import source_of
@@ -28,9 +30,20 @@ from opa_trt.supernet.preprocess import Preprocess
 from opa_trt.training.batches import Source
 from opa_trt.training.data import Images, Splits
 from opa_trt.training.exit_head import exit_head
-from opa_trt.tree import FEATURES, IMAGES, LOGITS, Segment, TensorSpec
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, ONNX, PT2, TORCHSCRIPT, Segment, TensorSpec
 
 PIONEER = "pioneer"
+SUFFIXES = {TORCHSCRIPT: "pt", ONNX: "onnx", PT2: "pt2"}
+
+
+def file_of(segment: str, form: str) -> str:
+    """The name of the file that holds a segment's portable form."""
+    return f"{segment}.{SUFFIXES[form]}"
+
+
+def tensors_of(segment: str) -> tuple[str, tuple[str, ...]]:
+    """What a segment of a build reads, and what it gives."""
+    return (IMAGES, (FEATURES, LOGITS)) if segment == PIONEER else (FEATURES, (LOGITS,))
 
 
 @dataclass
@@ -184,21 +197,31 @@ class Parts:
 
     @cached_property
     def segments(self) -> dict[str, Segment]:
-        """Every segment with its portable form."""
+        """Every segment with its portable forms."""
         data, traced = self.recipe.data, self.found["trace"]
-        images = TensorSpec(IMAGES, (3, data.size, data.size), data.dtype)
-        features = TensorSpec(FEATURES, tuple(traced.facts["features"]))
-        logits = TensorSpec(LOGITS, (len(self.classes),))
-        return {
-            name: Segment(
+        specs = {
+            IMAGES: TensorSpec(IMAGES, (3, data.size, data.size), data.dtype),
+            FEATURES: TensorSpec(FEATURES, tuple(traced.facts["features"])),
+            LOGITS: TensorSpec(LOGITS, (len(self.classes),)),
+        }
+        made = {}
+        for name in self.nodes:
+            source, outputs = tensors_of(name)
+            made[name] = Segment(
                 name,
-                inputs=(images,) if name == PIONEER else (features,),
-                outputs=(features, logits) if name == PIONEER else (logits,),
-                forms={"torchscript": traced.blobs[f"{name}.pt"]},
+                inputs=(specs[source],),
+                outputs=tuple(specs[output] for output in outputs),
+                forms={form: traced.blobs[file_of(name, form)] for form in self.forms},
                 content=traced.facts["content"][name],
             )
-            for name in self.nodes
-        }
+        return made
+
+    @cached_property
+    def forms(self) -> tuple[str, ...]:
+        """The portable forms that the bundle gets: pt2 only for a named backend that needs it."""
+        named = [backend(name) for name in self.recipe.compile.backends if name != AUTO]
+        needed = any(vendor.forms and vendor.forms[0] == PT2 for vendor in named)
+        return (TORCHSCRIPT, ONNX, PT2) if needed else (TORCHSCRIPT, ONNX)
 
     @cached_property
     def canary(self) -> dict[str, np.ndarray[Any, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from opa_trt import __version__
-from opa_trt.builder.compiling import vendors_for
+from opa_trt.builder.compiling import rivals_of
 from opa_trt.builder.packing import pack_bundle
 from opa_trt.builder.parts import Parts
 from opa_trt.builder.recipe import Recipe
@@ -20,6 +20,7 @@ from opa_trt.bundle import Manifest, check_place
 from opa_trt.clock import Clock, MonotonicClock
 from opa_trt.progress import Progress
 from opa_trt.store import EngineStore
+from opa_trt.supernet.onnx_form import require_onnx
 
 
 def build(
@@ -80,7 +81,8 @@ def build(
 def _check(parts: Parts) -> None:
     """Tell what cannot be built before any stage has run."""
     parts.cut.trunk_macs(parts.pioneer_arch)
-    vendors_for(parts.recipe.compile.backends)
+    rivals_of(parts.recipe.compile, parts.threads)
+    require_onnx()
 
 
 def _run(stage: str, parts: Parts, work: Work) -> None:

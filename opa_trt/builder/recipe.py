@@ -27,7 +27,7 @@ from opa_trt.training.degrade import FAMILIES
 from opa_trt.training.plan import TrainingPlan
 
 RECIPES = "opa_trt.recipes"
-CHOICES = {"data.source": ("digits", "folder"), "compile.precision": ("fp32",)}
+CHOICES = {"data.source": ("digits", "folder"), "compile.precision": ("fp32", "fp16")}
 POSITIVE = (
     "data.size",
     "data.std",
@@ -104,7 +104,10 @@ class CalibrateRecipe:
 
 @dataclass(frozen=True)
 class CompileRecipe:
-    """Backends (``auto``: the fastest that works), batch range, threads (0: all cores)."""
+    """Backends (``auto``: the fastest for each segment), precision, batch range, threads.
+
+    ``precision`` holds for backends that have it; others compile for fp32. 0 threads: all cores.
+    """
 
     backends: tuple[str, ...] = ("auto",)
     precision: str = "fp32"

@@ -148,12 +148,22 @@ def pack(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest
         for name, data in sorted(files.items())
     }
     complete = replace(manifest, files=entries)
-    with atomic.folder(path) as beside:
-        for name, data in {**files, MANIFEST: complete.to_json().encode()}.items():
-            target = beside / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
-            target.chmod(0o444)
+    contents = {**files, MANIFEST: complete.to_json().encode()}
+    try:
+        with atomic.folder(path) as beside:
+            for name, data in contents.items():
+                target = beside / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+                target.chmod(0o444)
+    except OSError as exc:
+        size = sum(map(len, contents.values())) / 1e6
+        message = f"{path} cannot be written: {exc.strerror or exc}. Nothing of it is left behind."
+        raise BundleError(
+            message,
+            expected=f"{size:.1f} MB of space that can be written to.",
+            remedy="make room, or choose another place with --out.",
+        ) from exc
     return complete
 
 

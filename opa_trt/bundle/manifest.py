@@ -9,10 +9,10 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from opa_trt.errors import BundleCorrupt, BundleVersionError, ConfigError
-from opa_trt.tree import Node, Target, TensorSpec, Tree
+from opa_trt.tree import Node, PlanEntry, Target, TensorSpec, Tree
 
 FORMAT = "opa_trt.bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _PLAIN: dict[str, type[object]] = {
     "name": str,
     "version": str,
@@ -76,7 +76,8 @@ class Manifest:
         nodes: the tree.
         segments: by name.
         engines: compiled on the build machine.
-        backend: what the build found fastest there.
+        backend: what the build found fastest there, over all segments.
+        plan: what it found fastest for each segment, by batch size, ascending.
         max_batch: largest batch of any engine.
         threads: that the build compiled for.
         buckets: batch sizes that latency profiles measure.
@@ -94,6 +95,7 @@ class Manifest:
     segments: Mapping[str, SegmentEntry]
     engines: tuple[EngineEntry, ...]
     backend: str
+    plan: Mapping[str, tuple[PlanEntry, ...]]
     max_batch: int
     threads: int
     buckets: tuple[int, ...]
@@ -138,10 +140,18 @@ class Manifest:
             raise BundleCorrupt(message, remedy="build the bundle again, or copy it again.")
         del body["format"], body["format_version"]
         try:
+            if version == 1:
+                body["plan"] = _plan_of_one(body)
             return cls(**_values(cls, body))
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as exc:
             message = f"{origin} cannot be read: {exc}."
             raise BundleCorrupt(message, remedy="build the bundle again.") from exc
+
+
+def _plan_of_one(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 1 had one backend for everything."""
+    entry = {"backend": body["backend"], "max_batch": body["max_batch"]}
+    return {name: [entry] for name in body["segments"]}
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
@@ -183,6 +193,7 @@ def _values(kind: type[Any], body: Mapping[str, Any]) -> dict[str, Any]:
     values["images"] = ImageSpec(**images)
     values["nodes"] = tuple(Node.from_dict(node) for node in body["nodes"])
     values["segments"] = {name: _segment(entry) for name, entry in body["segments"].items()}
+    values["plan"] = _plan(body)
     values["engines"] = tuple(
         EngineEntry(**{**entry, "target": Target(**entry["target"])}) for entry in body["engines"]
     )
@@ -197,3 +208,21 @@ def _segment(entry: Mapping[str, Any]) -> SegmentEntry:
         content=str(entry["content"]),
         forms={str(name): str(file) for name, file in entry["forms"].items()},
     )
+
+
+def _plan(body: Mapping[str, Any]) -> dict[str, tuple[PlanEntry, ...]]:
+    """Every segment's entries, checked to cover 1 to the largest batch without a gap."""
+    if body["plan"].keys() != body["segments"].keys():
+        message = f"the plan covers {sorted(body['plan'])}, not the segments"
+        raise ValueError(message)
+    plan = {
+        name: tuple(PlanEntry(**entry) for entry in entries)
+        for name, entries in body["plan"].items()
+    }
+    for name, entries in plan.items():
+        ends = [0, *(entry.max_batch for entry in entries)]
+        starts = [entry.min_batch - 1 for entry in entries]
+        if starts != ends[:-1] or ends[-1] != body["max_batch"]:
+            message = f"the plan of {name} leaves a gap between 1 and {body['max_batch']}"
+            raise ValueError(message)
+    return plan

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from opa_trt.device import Device
 from opa_trt.errors import StaleLease
 from opa_trt.tree import TensorSpec
 
 
 class Buffer:
-    """Room for ``rows`` rows of one tensor, allocated once.
+    """Room for ``rows`` rows of one tensor on a device, allocated once.
 
     Each group takes a lease; taking the next one ends it.
     """
 
-    def __init__(self, spec: TensorSpec, rows: int) -> None:
-        self._memory = torch.empty((rows, *spec.shape), dtype=getattr(torch, spec.dtype))
+    def __init__(self, spec: TensorSpec, rows: int, device: Device) -> None:
+        self._memory = device.empty((rows, *spec.shape), spec.dtype)
         self._generation = 0
 
     def lease(self, rows: int) -> Lease:

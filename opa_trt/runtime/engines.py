@@ -2,125 +2,92 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from opa_trt.backends import Backend, Engine, backend, backend_names
-from opa_trt.bundle import CANARY, Bundle
-from opa_trt.clock import Clock
+from opa_trt.backends import Backend, Engine
+from opa_trt.backends.by_batch import joined
+from opa_trt.bundle import CANARY, Bundle, Manifest
+from opa_trt.clock import Clock, MonotonicClock
+from opa_trt.device import device
 from opa_trt.errors import (
-    BackendUnavailable,
-    BundleCorrupt,
+    ConfigError,
+    DeviceMemoryError,
     EngineError,
     ParityError,
     TargetMismatch,
     UntrustedForm,
 )
-from opa_trt.store import EngineStore, LatencyProfile, engine_key
-from opa_trt.tree import IMAGES, Node, Segment, Target, Tree
+from opa_trt.runtime.canary import Arrays, canary_batches, canary_inputs, verify
+from opa_trt.runtime.plan import AUTO, Plan, Share, device_of, make_plan
+from opa_trt.store import EngineStore, LatencyProfile
+from opa_trt.tree import CODE_FREE, Node, Segment, Tree
 
 log = logging.getLogger(__name__)
 
 PROFILE_SECONDS = 0.05
 
-Arrays = Mapping[str, npt.NDArray[np.generic]]
 
-
-def choose_backend(bundle: Bundle, name: str) -> Backend:
-    """The backend called ``name``; ``auto`` is the build's fastest, else the first that works.
-
-    Raises:
-        UnknownNameError: there is none of that name.
-        BackendUnavailable: it does not work here; says what installs it.
-    """
-    if name != "auto":
-        named = backend(name)
-        named.require()
-        return named
-    order = [bundle.manifest.backend, *backend_names()]
-    known = set(backend_names())  # the build machine may have had a backend that we lack
-    for candidate in order:
-        if candidate not in known or (candidate == "null" and bundle.manifest.backend != "null"):
-            continue
-        found = backend(candidate)
-        if found.availability():
-            return found
-    message = f"none of {', '.join(dict.fromkeys(order))} works here."
-    raise BackendUnavailable(message, remedy="see `opa-trt doctor`.")
-
-
-def canary_inputs(tree: Tree, node: Node, canary: Arrays, batch: int) -> dict[str, Tensor]:
-    """What the canary feeds ``node`` at a batch size: images, or its parent's features."""
-    if node.source == IMAGES:
-        return {IMAGES: _tensor(canary, f"{IMAGES}/{batch}")}
-    return {node.source: _tensor(canary, f"{tree.parents[node.name]}/{batch}/{node.source}")}
-
-
-def canary_batches(canary: Arrays) -> list[int]:
-    """The batch sizes that a canary holds, ascending.
-
-    Raises:
-        BundleCorrupt: it holds none, so that it could verify nothing.
-    """
-    found = {int(key.split("/")[-1]) for key in canary if key.startswith(f"{IMAGES}/")}
-    if not found:
-        message = "the canary holds no images."
-        raise BundleCorrupt(message, remedy="build the bundle again.")
-    return sorted(found)
-
-
-def verify(
-    engine: Engine, tree: Tree, node: Node, canary: Arrays, tolerance: float | None
-) -> float:
-    """Run the canary through ``engine``; the largest difference over the largest value (or 1).
-
-    Raises:
-        ParityError: beyond ``tolerance`` (None: outputs mean nothing and are not compared).
-    """
-    worst = difference(
-        engine, node.name, canary, lambda batch: canary_inputs(tree, node, canary, batch)
-    )
-    worst = worst if np.isfinite(worst) else np.inf
-    if tolerance is not None and worst > tolerance:
-        message = f"{node.name} on {engine.target.backend} differs by {worst:.1e} from its canary."
-        raise ParityError(message, expected=f"at most {tolerance:.0e}.")
-    return worst
-
-
-def difference(
-    engine: Engine, name: str, canary: Arrays, inputs: Callable[[int], Mapping[str, Tensor]]
-) -> float:
-    """The largest difference of ``engine`` from the canary, over the largest value (or 1).
+def open_loader(
+    bundle: Bundle | Path | str,
+    *,
+    backend: str | Backend = AUTO,
+    threads: int | None = None,
+    precision: str | None = None,
+    compile: str = "auto",
+    trusted: bool = True,
+    strict: bool = False,
+    store: EngineStore | None = None,
+    clock: Clock | None = None,
+) -> EngineLoader:
+    """A loader of a bundle's engines; ``opa_trt.load`` says what the arguments mean.
 
     Args:
-        engine: what is compared.
-        name: of the node whose outputs the canary holds.
-        canary: inputs and reference outputs.
-        inputs: what the canary feeds the engine at a batch size.
+        strict: whether an engine that is there but wrong is an error, rather than compiled again.
     """
-    errors = [0.0]
-    for batch in canary_batches(canary):
-        for output, values in engine.run(inputs(batch)).items():
-            wanted = _tensor(canary, f"{name}/{batch}/{output}")
-            scale = max(1.0, float(wanted.abs().max()))
-            errors.append(float((values - wanted).abs().max()) / scale)
-    return float(np.max(errors))  # nan stays nan
+    if compile not in ("auto", "never"):
+        message = f"compile={compile!r}."
+        raise ConfigError(message, expected="'auto' or 'never'.")
+    opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+    count = usable_threads(opened.manifest, threads)
+    return EngineLoader(
+        bundle=opened,
+        plan=make_plan(opened, backend, threads=count, precision=precision, trusted=trusted),
+        threads=count,
+        store=store or EngineStore(),
+        clock=clock or MonotonicClock(),
+        compile=compile,
+        trusted=trusted,
+        strict=strict,
+    )
+
+
+def usable_threads(manifest: Manifest, given: int | None) -> int:
+    """``given``, or as many as the bundle was built for, at most this machine's cores.
+
+    Raises:
+        ConfigError: fewer than 1.
+    """
+    if given is not None and given < 1:
+        message = f"threads = {given}."
+        raise ConfigError(message, expected="at least 1.")
+    return given or min(manifest.threads, os.cpu_count() or 1)
 
 
 @dataclass
 class EngineLoader:
-    """Loads a bundle's engines for one target on this machine.
+    """Loads a bundle's engines on this machine. ``open_loader`` makes one.
 
     Args:
         bundle: opened.
-        vendor: what compiles and loads.
-        threads: of the target.
+        plan: which backend runs which segment.
+        threads: of every target on a CPU.
         store: engines and profiles of this machine.
         clock: what tells the time while profiling.
         compile: ``auto`` compiles what is missing, ``never`` refuses.
@@ -129,61 +96,134 @@ class EngineLoader:
     """
 
     bundle: Bundle
-    vendor: Backend
+    plan: Plan
     threads: int
     store: EngineStore
     clock: Clock
     compile: str = "auto"
     trusted: bool = True
     strict: bool = False
+    differences: dict[str, float] = field(default_factory=dict)  # of every node from its canary
+    left_out: dict[str, str] = field(default_factory=dict)  # segments without room, and why
 
     def __post_init__(self) -> None:
-        self.target: Target = self.vendor.target(
-            max_batch=self.bundle.manifest.max_batch, threads=self.threads
-        )
         self.canary: Arrays = self.bundle.arrays(CANARY)
-        self.differences: dict[str, float] = {}  # of every verified node from its canary
+        self.device = device(device_of(self.plan))
+
+    @property
+    def tree(self) -> Tree:
+        """The bundle's nodes, without those whose engines found no room."""
+        whole = self.bundle.tree
+        kept: set[str] = set()
+        for route in whole.routes():  # parents before children
+            for name in route.nodes:
+                if whole[name].segment in self.left_out:
+                    break
+                kept.add(name)
+        if len(kept) == len(whole.nodes):
+            return whole
+        return Tree(
+            tuple(
+                replace(node, successors=tuple(s for s in node.successors if s in kept))
+                for node in whole.nodes.values()
+                if node.name in kept
+            )
+        )
 
     def engines(self) -> dict[str, Engine]:
-        """A verified engine for every segment, by segment name."""
+        """A verified engine for every segment, by segment name.
+
+        Segments that only tails use are left out where the device has no room for them.
+
+        Raises:
+            TargetMismatch: an engine is missing, and compiling was not allowed.
+            UntrustedForm: only a form that can execute code is there, and it is not trusted.
+            DeviceMemoryError: there is no room for an entry's engine.
+            ParityError: an engine compiled here differs from its canary.
+        """
         made: dict[str, Engine] = {}
         compiled = 0
         for node in self.bundle.manifest.nodes:
-            if node.segment in made:
-                self._verify(made[node.segment], node)
+            if node.segment in self.left_out:
                 continue
-            segment = self.bundle.segment(node.segment)
-            made[node.segment], fresh = self._engine(segment, node)
-            compiled += fresh
-        log.info(
-            "%s: %d engines on %s %s, %d of them compiled now",
-            self.bundle.path, len(made), self.target.backend, self.target.version, compiled,
-        )  # fmt: skip
+            try:
+                if node.segment in made:
+                    self._verify(made[node.segment], node, *self.plan[node.segment])
+                    continue
+                made[node.segment], fresh = self._engine(node)
+            except DeviceMemoryError as exc:
+                if node in self.bundle.tree.entries:
+                    raise
+                log.warning("%s has no room here and is left out: %s", node.name, exc)
+                self.left_out[node.segment] = str(exc)
+            else:
+                compiled += fresh
+        log.info("%s: %s", self.bundle.path, self._told(made, compiled))
         return made
 
-    def profiles(self, engines: Mapping[str, Engine]) -> dict[str, LatencyProfile]:
-        """The latency profile of every node on this machine, measured where there is none."""
-        by_segment: dict[str, LatencyProfile] = {}
-        missing: dict[str, tuple[Engine, dict[str, Tensor]]] = {}
-        batch = canary_batches(self.canary)[-1]
-        for node in self.bundle.manifest.nodes:
+    def profiles(
+        self,
+        engines: Mapping[str, Engine],
+        *,
+        again: bool = False,
+        seconds: float = PROFILE_SECONDS,
+    ) -> dict[str, LatencyProfile]:
+        """The latency profile of every node on this machine, measured where there is none.
+
+        Args:
+            engines: what ``engines`` gave.
+            again: whether those that are known are measured again.
+            seconds: spent on each engine and batch bucket.
+        """
+        found: dict[str, LatencyProfile] = {}
+        missing: dict[str, tuple[Engine, Mapping[str, Tensor]]] = {}
+        nodes = [node for node in self.bundle.manifest.nodes if node.segment in engines]
+        for node in nodes:
             engine = engines[node.segment]
-            profile = self._stored_profile(engine)
+            profile = None if again else self.known_profile(engine)
             if profile is None:
-                example = canary_inputs(self.bundle.tree, node, self.canary, batch)
+                example = self._example(node)
                 missing.setdefault(node.segment, (engine, example))
             else:
-                by_segment[node.segment] = profile
+                found[node.segment] = profile
         if missing:
-            by_segment |= self._measured(missing)
-        return {node.name: by_segment[node.segment] for node in self.bundle.manifest.nodes}
+            log.info("%s: measuring the latency of %d engines", self.bundle.path, len(missing))
+            buckets = self.bundle.manifest.buckets
+            found |= self.store.measure(missing, buckets, self.clock, seconds)
+        return {node.name: found[node.segment] for node in nodes}
 
-    def _engine(self, segment: Segment, node: Node) -> tuple[Engine, bool]:
-        key = engine_key(segment, self.target, self.vendor)
-        for origin, data in self._candidates(key):
+    def known_profile(self, engine: Engine) -> LatencyProfile | None:
+        """What the store has on an engine, if it is of this bundle's batch buckets."""
+        values = self.store.profile(engine.key) if engine.key else None
+        if values is None:
+            return None
+        try:
+            profile = LatencyProfile.from_dict(values)
+        except (KeyError, TypeError, ValueError):
+            return None
+        largest = self.bundle.manifest.max_batch
+        wanted = tuple(sorted({min(b, largest) for b in self.bundle.manifest.buckets}))
+        return profile if profile.batches == wanted else None
+
+    def _engine(self, node: Node) -> tuple[Engine, int]:
+        """The engine of a node's segment, and how many of its parts were compiled now."""
+        segment = self.bundle.segment(node.segment)
+        if not self.trusted:
+            segment = segment.without_code()
+        parts, compiled = [], 0
+        for share in self.plan[node.segment]:
+            engine, fresh = self._part(segment, node, share)
+            parts.append(engine)
+            compiled += fresh
+        return joined(parts), compiled
+
+    def _part(self, segment: Segment, node: Node, share: Share) -> tuple[Engine, bool]:
+        self._check_trust(segment, node, share.vendor)
+        key = share.vendor.stamp(segment, share.target).key(segment)
+        for origin, data in self._candidates(key, share.vendor):
             try:
-                engine = self._loaded(data, segment)
-                self._verify(engine, node)
+                engine = share.vendor.load(data, segment, share.target)
+                self._verify_once(engine, node, share, data)
             except (EngineError, ParityError) as exc:
                 if self.strict:
                     raise
@@ -192,88 +232,94 @@ class EngineLoader:
                     self.store.drop_engine(key)
             else:
                 return engine, False
-        return self._compiled(segment, node, key), True
+        return self._compiled(segment, node, share), True
 
-    def _candidates(self, key: str) -> Iterator[tuple[str, bytes]]:
+    def _check_trust(self, segment: Segment, node: Node, vendor: Backend) -> None:
+        if self.trusted:
+            return
+        what = ""
+        if vendor.executes_code:
+            what = f"{vendor.label} engines can execute code"
+        elif vendor.forms and not any(form in segment.forms for form in vendor.forms):
+            what = f"{node.name} has no form that cannot ({', '.join(CODE_FREE)}) for {vendor.name}"
+        if what:
+            message = f"{what}, and {self.bundle.path} is not trusted."
+            raise UntrustedForm(
+                message,
+                expected="a backend that reads ONNX, and a bundle that has it.",
+                remedy="if you built it yourself: load(…, trusted=True).",
+            )
+
+    def _candidates(self, key: str, vendor: Backend) -> Iterator[tuple[str, bytes]]:
         for entry in self.bundle.manifest.engines:
             if entry.key == key:
                 yield "bundled", self.bundle.read(entry.file)
-        stored = self.store.engine(key) if self.vendor.stored else None
+        stored = self.store.engine(key) if vendor.stored else None
         if stored is not None:
             yield "stored", stored
 
-    def _compiled(self, segment: Segment, node: Node, key: str) -> Engine:
-        target = self.target
+    def _compiled(self, segment: Segment, node: Node, share: Share) -> Engine:
+        target, vendor = share.target, share.vendor
         if self.compile == "never":
-            entries = {(e.target.backend, e.target.version) for e in self.bundle.manifest.engines}
-            has = ", ".join(f"{name} {version}" for name, version in sorted(entries)) or "none"
-            message = (
-                f"{self.bundle.path} has engines for {has}, made on the build machine; this one "
-                f"needs {target.backend} {target.version} for its processor, "
-                f"{target.threads} threads."
-            )
-            raise TargetMismatch(
-                message,
-                expected="matching engines, as compile='never' was given.",
-                remedy="its portable segments can be compiled here: load(…, compile='auto').",
-            )
-        if not self.trusted and self.vendor.forms:
-            msg = f"compiling {node.name} reads {self.vendor.forms[0]}"
-            raise self._untrusted(msg)
-        log.info("compiling %s for %s %s", node.name, target.backend, target.version)
-        data = self.vendor.compile(segment, target)
-        engine = self._loaded(data, segment)
-        self._verify(engine, node)
-        if self.vendor.stored:
-            self.store.put_engine(key, data)
+            raise self._mismatch(share)
+        log.info("compiling %s for %s %s", node.name, vendor.label, target.version)
+        data = vendor.compile(segment, target)
+        engine = vendor.load(data, segment, target)
+        error = self._verify(engine, node, share)
+        if vendor.stored:
+            self.store.put_engine(engine.key, data)
+            self.store.mark_verified(engine.key, self._mark(data), error)
         return engine
 
-    def _loaded(self, data: bytes, segment: Segment) -> Engine:
-        if not self.trusted and self.vendor.executes_code:
-            msg = f"{self.vendor.name} engines are TorchScript"
-            raise self._untrusted(msg)
-        return self.vendor.load(data, segment, self.target)
-
-    def _untrusted(self, what: str) -> UntrustedForm:
-        message = f"{what}, which can execute code, and {self.bundle.path} is not trusted."
-        return UntrustedForm(
+    def _mismatch(self, share: Share) -> TargetMismatch:
+        target = share.target
+        entries = {(e.target.backend, e.target.version) for e in self.bundle.manifest.engines}
+        has = ", ".join(f"{name} {version}" for name, version in sorted(entries)) or "none"
+        where = "processor" if target.device == "cpu" else "GPU"
+        message = (
+            f"{self.bundle.path} has engines for {has}, made on the build machine; this one "
+            f"needs {target.backend} {target.version} for its {where}, "
+            f"{target.threads} threads."
+        )
+        return TargetMismatch(
             message,
-            expected="compiled engines of this machine, or a form that cannot execute code.",
-            remedy="if you built it yourself: load(…, trusted=True).",
+            expected="matching engines, as compile='never' was given.",
+            remedy="its portable segments can be compiled here: load(…, compile='auto').",
         )
 
-    def _verify(self, engine: Engine, node: Node) -> None:
-        error = verify(engine, self.bundle.tree, node, self.canary, self.vendor.tolerance)
-        self.differences[node.name] = error
+    def _verify_once(self, engine: Engine, node: Node, share: Share, data: bytes) -> None:
+        """Compare with the canary, unless these very bytes matched it on this machine before."""
+        mark = self._mark(data)
+        known = self.store.verified(engine.key, mark) if engine.key and not self.strict else None
+        if known is None:
+            error = self._verify(engine, node, share)
+            if engine.key:
+                self.store.mark_verified(engine.key, mark, error)
+            return
+        self.differences[node.name] = known
+        inputs = canary_inputs(self.bundle.tree, node, self.canary, engine.target.min_batch)
+        with self.device.scope():  # warm it up
+            engine.run({name: self.device.upload(tensor) for name, tensor in inputs.items()})
+            self.device.wait()
+
+    def _mark(self, data: bytes) -> str:
+        """What a mark is valid for: this canary, and these bytes."""
+        canary = self.bundle.manifest.files[CANARY].sha256
+        return f"{canary} {hashlib.sha256(data).hexdigest()}"
+
+    def _verify(self, engine: Engine, node: Node, *shares: Share) -> float:
+        allowed = [s.vendor.tolerance_for(s.target.precision) for s in shares]
+        tolerance = None if None in allowed else max(value for value in allowed if value)
+        error = verify(engine, self.bundle.tree, node, self.canary, tolerance, self.device)
+        self.differences[node.name] = max(error, self.differences.get(node.name, 0.0))
         log.debug("%s verified against its canary, difference %.1e", node.name, error)
+        return error
 
-    def _stored_profile(self, engine: Engine) -> LatencyProfile | None:
-        if not self.vendor.stored:
-            return None
-        values = self.store.profile(engine_key(engine.segment, self.target, self.vendor))
-        if values is None:
-            return None
-        try:
-            profile = LatencyProfile.from_dict(values)
-        except (KeyError, TypeError, ValueError):
-            return None
-        wanted = tuple(
-            sorted({min(b, self.target.max_batch) for b in self.bundle.manifest.buckets})
-        )
-        return profile if profile.batches == wanted else None
+    def _example(self, node: Node) -> dict[str, Tensor]:
+        batch = canary_batches(self.canary)[-1]
+        return canary_inputs(self.bundle.tree, node, self.canary, batch)
 
-    def _measured(
-        self, missing: Mapping[str, tuple[Engine, Mapping[str, Tensor]]]
-    ) -> dict[str, LatencyProfile]:
-        """Profiles of the engines that have none here, kept for the next time."""
-        log.info("%s: measuring the latency of %d engines", self.bundle.path, len(missing))
-        return self.store.measure(
-            missing, self.vendor, self.bundle.manifest.buckets, self.clock, PROFILE_SECONDS
-        )
-
-
-def _tensor(arrays: Arrays, key: str) -> Tensor:
-    if key not in arrays:
-        message = f"the canary lacks {key}."
-        raise BundleCorrupt(message, remedy="build the bundle again.")
-    return torch.from_numpy(np.ascontiguousarray(arrays[key]))
+    def _told(self, made: Mapping[str, Engine], compiled: int) -> str:
+        targets = [share.target for name in made for share in self.plan[name]]
+        on = " and ".join(dict.fromkeys(f"{t.backend} {t.version}" for t in targets))
+        return f"{len(made)} engines on {on}, {compiled} of them compiled now"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from opa_trt.backends import Engine
 from opa_trt.clock import Clock
+from opa_trt.device import Device
 from opa_trt.errors import ConfigError
 from opa_trt.policies import STOP, Budget, Decision, Policy, View
 from opa_trt.runtime.buffers import Buffer, Lease
@@ -22,15 +23,22 @@ from opa_trt.runtime.result import Step
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
 
 Rows = npt.NDArray[np.int64]
+Logits: TypeAlias = npt.NDArray[np.float32] | None
 
 
 @dataclass
 class Machinery:
-    """What every group of a session uses: engines, buffers, beliefs, and what decides."""
+    """What every group of a session uses: engines, buffers, beliefs, and what decides.
+
+    ``buffers`` holds what each node gives, by its name and the output's; ``images`` the pixels,
+    where the device is not the host.
+    """
 
     tree: Tree
     engines: Mapping[str, Engine]
-    buffers: Mapping[str, Buffer]
+    device: Device
+    images: Buffer | None
+    buffers: Mapping[str, Mapping[str, Buffer]]
     latency: LatencyModel
     policy: Policy
     clock: Clock
@@ -77,8 +85,7 @@ class Group:
         latency = self.machinery.latency
         slowdown = latency.slowdown
         expected = latency.expected(entry.name, len(rows))
-        pixels = self.pixels[rows[0] : rows[-1] + 1]
-        outputs, measured = self._execute(entry, {IMAGES: pixels})
+        logits, measured = self._execute(entry, self.pixels[rows[0] : rows[-1] + 1])
         reading = latency.read(entry.name, len(rows), measured)
         latency.observe_entry(entry.name, len(rows), measured)
         reserved = sum(
@@ -88,26 +95,35 @@ class Group:
         now = self.elapsed_ms()
         free = self.deadline_ms - now - reserved - latency.overhead_ms
         until = now + free * len(rows) / (len(rows) + len(later))
-        self._answer(entry, rows, outputs, until, reading, Seen(expected, measured, slowdown))
+        self._answer(entry, rows, logits, until, reading, Seen(expected, measured, slowdown))
 
-    def _execute(self, node: Node, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
-        machinery = self.machinery
-        rows = len(next(iter(inputs.values())))
-        out = {}
-        if node.name in machinery.buffers:
-            self.leases[node.name] = machinery.buffers[node.name].lease(rows)
-            out[FEATURES] = self.leases[node.name].tensor()
+    def _execute(self, node: Node, source: Tensor) -> tuple[Logits, float]:
+        """Run a node on its rows: its logits on the host, if it has any, and ms until then.
+
+        ``source`` is on the host where the node reads images, and else on the device.
+        """
+        machinery, rows = self.machinery, len(source)
         begun = machinery.clock.now_ms()
-        outputs = machinery.engines[node.segment].run(inputs, out)
+        if node.source == IMAGES:
+            room = None if machinery.images is None else machinery.images.lease(rows).tensor()
+            source = machinery.device.upload(source, room)
+        leases = {key: given.lease(rows) for key, given in machinery.buffers[node.name].items()}
+        out = {name: lease.tensor() for name, lease in leases.items()}
+        machinery.engines[node.segment].run({node.source: source}, out)
+        logits = machinery.device.download(out[LOGITS]) if LOGITS in out else None
+        if logits is None:
+            machinery.device.wait()
         measured = machinery.clock.now_ms() - begun
+        if FEATURES in leases:
+            self.leases[node.name] = leases[FEATURES]
         self.engine_ms += measured
-        return outputs, measured
+        return logits, measured
 
     def _answer(
         self,
         node: Node,
         rows: Rows,
-        outputs: Mapping[str, Tensor],
+        logits: Logits,
         until_ms: float,
         slowdown: float,
         seen: Seen,
@@ -116,7 +132,6 @@ class Group:
 
         ``until_ms`` is when these rows must be answered, counted from the group's entry.
         """
-        logits = outputs[LOGITS].numpy() if LOGITS in outputs else None
         if logits is not None:
             self.logits[rows] = logits
             self.nodes[rows] = node.name
@@ -138,7 +153,7 @@ class Group:
                 self.machinery.latency.observe_overhead(self.own_ms() - begun)
 
     def _decide(
-        self, node: Node, logits: Any, count: int, left_ms: float, slowdown: float
+        self, node: Node, logits: Logits, count: int, left_ms: float, slowdown: float
     ) -> Decision:
         machinery = self.machinery
         batches = (*(bucket for bucket in machinery.buckets if bucket < count), count)
@@ -171,9 +186,10 @@ class Group:
             chosen = np.flatnonzero(decision.choice == index)
             features = child.source == FEATURES
             source = self.leases[node.name].tensor() if features else self.pixels[rows]
-            inputs = source if len(chosen) == len(rows) else source[torch.from_numpy(chosen)]
+            if len(chosen) < len(rows):
+                source = source[torch.from_numpy(chosen).to(source.device)]
             expected = machinery.latency.expected(child.name, len(chosen), slowdown)
-            made, measured = self._execute(child, {child.source: inputs.contiguous()})
+            made, measured = self._execute(child, source.contiguous())
             machinery.latency.observe(child.name, expected, measured)
             seen = Seen(expected, measured, slowdown, decision.predicted_accuracy[index])
             self._answer(child, rows[chosen], made, until_ms, slowdown, seen)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,11 +13,12 @@ import torch
 
 from opa_trt.backends import Backend, Engine
 from opa_trt.bundle import PROFILE, Bundle, Manifest
-from opa_trt.clock import Clock, MonotonicClock
-from opa_trt.errors import ConfigError, SessionClosed
+from opa_trt.clock import Clock
+from opa_trt.device import CPU, Device
+from opa_trt.errors import SessionClosed
 from opa_trt.policies import Knowledge, make_policy, route_end
 from opa_trt.runtime.buffers import Buffer
-from opa_trt.runtime.engines import EngineLoader, choose_backend
+from opa_trt.runtime.engines import EngineLoader, open_loader
 from opa_trt.runtime.group import Group, Machinery
 from opa_trt.runtime.images import check_deadline, check_images
 from opa_trt.runtime.latency import LatencyModel
@@ -36,6 +35,7 @@ def load(
     policy: str = "opa",
     backend: str | Backend = "auto",
     threads: int | None = None,
+    precision: str | None = None,
     compile: str = "auto",
     trusted: bool = True,
     store: EngineStore | None = None,
@@ -46,11 +46,14 @@ def load(
     Args:
         path: the bundle's folder.
         policy: ``opa``, ``static``, or ``static:NODE``.
-        backend: a name, ``auto`` (the build's fastest, else the first that works), or one made
-            by the caller.
+        backend: a name (``name:device`` for another than its usual device), ``auto`` (what the
+            build found fastest for each segment, else the first that works), or one made by the
+            caller.
         threads: for torch and the vendor; by default the build's, at most this machine's cores.
+        precision: ``fp32`` or ``fp16``; by default what the bundle was built for.
         compile: ``auto`` compiles engines that are missing here, ``never`` raises.
-        trusted: False opens only forms that cannot execute code (TorchScript can).
+        trusted: False reads only what cannot execute code: ONNX, and engines of backends that
+            read it (TorchScript and pt2 can execute code).
         store: where engines and latencies of this machine are kept; the user's cache by default.
         clock: what tells the time; the machine's by default.
 
@@ -60,29 +63,25 @@ def load(
     Raises:
         BundleError: missing, altered, later, untrusted, or for another machine.
         BackendUnavailable: the backend does not work here.
+        DeviceMemoryError: the device has no room for an entry's engine.
         UnknownNameError: no such policy, node or backend.
     """
-    bundle = Bundle(path)
-    if compile not in ("auto", "never"):
-        message = f"compile={compile!r}."
-        raise ConfigError(message, expected="'auto' or 'never'.")
-    vendor = choose_backend(bundle, backend) if isinstance(backend, str) else backend
-    count = _threads(bundle.manifest, threads)
-    torch.set_num_threads(count)
-    loader = EngineLoader(
-        bundle=bundle,
-        vendor=vendor,
-        threads=count,
-        store=store or EngineStore(),
-        clock=clock or MonotonicClock(),
+    loader = open_loader(
+        path,
+        backend=backend,
+        threads=threads,
+        precision=precision,
         compile=compile,
         trusted=trusted,
+        store=store,
+        clock=clock,
     )
-    knowledge = read_knowledge(bundle)
-    make_policy(policy, bundle.tree, knowledge)  # a wrong name is told before anything compiles
+    torch.set_num_threads(loader.threads)
+    knowledge = read_knowledge(loader.bundle)
+    # a wrong name is told before anything compiles
+    make_policy(policy, loader.bundle.tree, knowledge)
     engines = loader.engines()
-    profiles = loader.profiles(engines)
-    session = Session(bundle, engines, profiles, knowledge, policy, loader.clock)
+    session = Session(loader, engines, loader.profiles(engines), knowledge, policy)
     log.info("%s: ready, %s", path, session)
     return session
 
@@ -93,14 +92,6 @@ def read_knowledge(bundle: Bundle) -> Knowledge:
     return Knowledge.from_arrays(bundle.arrays(PROFILE), codes)
 
 
-def _threads(manifest: Manifest, given: int | None) -> int:
-    cores = os.cpu_count() or 1
-    if given is not None and given < 1:
-        message = f"threads = {given}."
-        raise ConfigError(message, expected="at least 1.")
-    return given or min(manifest.threads, cores)
-
-
 class Session:
     """Engines that are loaded, verified and warm, and a policy. ``load`` makes one.
 
@@ -109,30 +100,37 @@ class Session:
 
     def __init__(
         self,
-        bundle: Bundle,
+        loader: EngineLoader,
         engines: dict[str, Engine],
         profiles: dict[str, LatencyProfile],
         knowledge: Knowledge,
         policy: str,
-        clock: Clock,
     ) -> None:
-        self._bundle = bundle
+        self._bundle = bundle = loader.bundle
+        self._tree = tree = loader.tree
+        self._left_out = dict(loader.left_out)
         self._profiles = profiles
         self._knowledge = knowledge
         self._lock = threading.Lock()
         self._closed = False
         manifest = bundle.manifest
-        chosen = make_policy(policy, bundle.tree, knowledge)
-        self._machinery = Machinery(
-            tree=bundle.tree,
+        chosen = make_policy(policy, tree, knowledge)
+        away = loader.device.name != CPU
+        first = manifest.segments[tree.entries[0].segment].inputs[0]
+        self._machinery = machinery = Machinery(
+            tree=tree,
             engines=engines,
-            buffers=dict(_buffers(bundle.tree, manifest)),
-            latency=LatencyModel(bundle.tree, profiles, manifest.max_batch),
+            device=loader.device,
+            images=Buffer(first, manifest.max_batch, loader.device) if away else None,
+            buffers=_buffers(tree, manifest, loader.device),
+            latency=LatencyModel(tree, profiles, manifest.max_batch),
             policy=chosen,
-            clock=clock,
+            clock=loader.clock,
             buckets=manifest.buckets,
             state=chosen.start(),
         )
+        if machinery.images is not None:
+            self._prepare(machinery.images)
 
     # --- what a user asks -------------------------------------------------------------------
 
@@ -169,7 +167,7 @@ class Session:
             UnknownNameError: no such policy or node.
             ConfigError: an impossible option.
         """
-        made = make_policy(policy, self._bundle.tree, self._knowledge, **options)
+        made = make_policy(policy, self._tree, self._knowledge, **options)
         with self._lock:
             self._machinery.policy = made
             self._machinery.state = made.start()
@@ -191,13 +189,20 @@ class Session:
 
     @property
     def tree(self) -> Tree:
-        """The nodes."""
-        return self._bundle.tree
+        """The nodes whose engines are loaded."""
+        return self._tree
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Segments that the device had no room for, and what the vendor said."""
+        return dict(self._left_out)
 
     @property
     def backend(self) -> str:
-        """The backend that runs the engines."""
-        return next(iter(self._machinery.engines.values())).target.backend
+        """The backend that runs the engines (``a+b`` where there are several)."""
+        targets = [engine.target.backend for engine in self._machinery.engines.values()]
+        names = [name for target in targets for name in target.split("+")]
+        return "+".join(dict.fromkeys(names))
 
     @property
     def profiles(self) -> dict[str, LatencyProfile]:
@@ -241,9 +246,10 @@ class Session:
         classes = self.manifest.classes
         group = Group(self._machinery, pixels, len(classes), start, deadline)
         entry = self._entry(count, deadline)
-        for first in range(0, count, chunk):
-            rows = np.arange(first, min(first + chunk, count))
-            group.run_chunk(entry, rows, np.arange(rows[-1] + 1, count), chunk)
+        with self._machinery.device.scope():
+            for first in range(0, count, chunk):
+                rows = np.arange(first, min(first + chunk, count))
+                group.run_chunk(entry, rows, np.arange(rows[-1] + 1, count), chunk)
         return Result(
             logits=group.logits,
             labels=group.logits.argmax(axis=1),
@@ -255,6 +261,21 @@ class Session:
             measured_ms=group.elapsed_ms(),
             fallback=group.fallback,
         )
+
+    def _prepare(self, images: Buffer) -> None:
+        """Let every engine get ready for the buffers that it will run on, at every bucket."""
+        machinery = self._machinery
+        with machinery.device.scope():
+            for node in self._tree.nodes.values():
+                source = images
+                if node.source == FEATURES:
+                    source = machinery.buffers[self._tree.parents[node.name]][FEATURES]
+                for batch in self.manifest.buckets:
+                    rooms = machinery.buffers[node.name].items()
+                    out = {name: room.lease(batch).tensor() for name, room in rooms}
+                    inputs = {node.source: source.lease(batch).tensor()}
+                    machinery.engines[node.segment].prepare(inputs, out)
+            machinery.device.wait()
 
     def _entry(self, count: int, deadline: float) -> Node:
         """The policy's entry, or the largest whose cheapest route fits at the last slowdown."""
@@ -288,10 +309,12 @@ class Session:
         )
 
 
-def _buffers(tree: Tree, manifest: Manifest) -> Iterator[tuple[str, Buffer]]:
-    """A buffer for the features of every node that successors read."""
-    for node in tree.nodes.values():
-        if FEATURES in node.outputs and node.successors:
-            outputs = manifest.segments[node.segment].outputs
-            spec = next(spec for spec in outputs if spec.name == FEATURES)
-            yield node.name, Buffer(spec, manifest.max_batch)
+def _buffers(tree: Tree, manifest: Manifest, device: Device) -> dict[str, dict[str, Buffer]]:
+    """Room for what every node gives, at the largest batch."""
+    return {
+        node.name: {
+            spec.name: Buffer(spec, manifest.max_batch, device)
+            for spec in manifest.segments[node.segment].outputs
+        }
+        for node in tree.nodes.values()
+    }

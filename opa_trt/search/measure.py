@@ -11,13 +11,13 @@ import numpy as np
 from opa_trt.backends import Backend
 from opa_trt.clock import Clock
 from opa_trt.errors import ConfigError
+from opa_trt.machine import fingerprint, processor
 from opa_trt.progress import Progress
 from opa_trt.search.bench import STAGE, Bench
 from opa_trt.search.latency_table import LatencyTable
 from opa_trt.search.subjects import Subjects, network_name, sides_ms
 from opa_trt.search.timings import Timings
 from opa_trt.search.whole_networks import Floats, draw_networks, error_of, fit_line, split
-from opa_trt.machine import fingerprint, processor
 from opa_trt.supernet import Space
 from opa_trt.tree import Target
 

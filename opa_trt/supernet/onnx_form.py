@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,20 +52,21 @@ def onnx_bytes(
         BackendUnavailable: onnx is not installed.
     """
     onnx = require_onnx()
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # it says that it is the older exporter
-        torch.onnx.export(
-            module.eval(),
-            (example,),
-            buffer,
-            input_names=[input_name],
-            output_names=list(output_names),
-            dynamic_axes={name: {0: BATCH} for name in (input_name, *output_names)},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    model = onnx.load_from_string(buffer.getvalue())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # it says that it is the older exporter
+            torch.onnx.export(
+                module.eval(),
+                (example,),
+                path,
+                input_names=[input_name],
+                output_names=list(output_names),
+                dynamic_axes={name: {0: BATCH} for name in (input_name, *output_names)},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        model = onnx.load(path)
     _strip(model)
     if notes:
         onnx.helper.set_model_props(model, dict(notes))

@@ -1,106 +1,25 @@
-"""Engines and latencies of this machine: found again by what they depend on, or not at all."""
+"""Engines and latencies of this machine: kept, found again, or missed with a word why."""
 
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
-import threading
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from opa_trt import atomic
-from opa_trt.backends import backend
+from opa_trt import machine as machine_module
+from opa_trt.backends import Backend, backend
+from opa_trt.backends.envelope import unseal
 from opa_trt.backends.null import NullBackend
+from opa_trt.clock import VirtualClock
+from opa_trt.errors import EngineError, EngineMismatch
 from opa_trt.store import EngineStore, cache_folder, engine_key, fingerprint, processor
-from opa_trt.store import machine as machine_module
 from opa_trt.store import store as store_module
-from opa_trt.tree import Segment, Target, TensorSpec
-
-SEGMENT = Segment(
-    "pioneer",
-    (TensorSpec("images", (3, 16, 16), "uint8"),),
-    (TensorSpec("logits", (5,)),),
-    {"torchscript": b"container bytes"},
-    "hash of graph and weights",
-)
-TARGET = Target("torchscript", "2.0", max_batch=8, threads=1)
-
-
-def key(segment: Segment = SEGMENT, target: Target = TARGET) -> str:
-    return engine_key(segment, target, backend("torchscript"))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> EngineStore:
-    return EngineStore(tmp_path / "store")
-
-
-# --- keys ---------------------------------------------------------------------------------------
-
-
-def test_a_key_is_the_same_each_time() -> None:
-    assert key() == key(dataclasses.replace(SEGMENT))
-    assert len(key()) == 64
-
-
-def test_container_bytes_and_names_do_not_count() -> None:
-    assert key(dataclasses.replace(SEGMENT, forms={"torchscript": b"another save"})) == key()
-    assert key(dataclasses.replace(SEGMENT, name="renamed")) == key()
-
-
-SEGMENTS: dict[str, dict[str, Any]] = {
-    "weights": {"content": "other weights"},
-    "input shape": {"inputs": (TensorSpec("images", (3, 32, 32), "uint8"),)},
-    "input dtype": {"inputs": (TensorSpec("images", (3, 16, 16), "float32"),)},
-    "outputs": {"outputs": (TensorSpec("logits", (6,)),)},
-    "output's name": {"outputs": (TensorSpec("features", (5,)),)},
-}
-
-
-@pytest.mark.parametrize("name", SEGMENTS)
-def test_another_segment_has_another_key(name: str) -> None:
-    assert key(dataclasses.replace(SEGMENT, **SEGMENTS[name])) != key()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"threads": 2},
-        {"precision": "fp16"},
-        {"version": "2.1"},
-        {"backend": "openvino"},
-        {"device": "gpu"},
-        {"min_batch": 2},
-        {"max_batch": 16},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_another_target_has_another_key(change: dict[str, Any]) -> None:
-    assert key(target=dataclasses.replace(TARGET, **change)) != key()
-
-
-def test_another_revision_of_our_code_has_another_key() -> None:
-    older, newer = NullBackend(), NullBackend()
-    newer.revision += 1
-    assert engine_key(SEGMENT, TARGET, older) != engine_key(SEGMENT, TARGET, newer)
-
-
-def test_another_instruction_set_has_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = key()
-    monkeypatch.setattr(store_module, "instruction_set", lambda: "avx9")
-    assert key() != here
-
-
-def test_all_these_keys_differ_from_each_other() -> None:
-    segments = [SEGMENT, *(dataclasses.replace(SEGMENT, **c) for c in SEGMENTS.values())]
-    targets = [TARGET, *(dataclasses.replace(TARGET, threads=n) for n in range(2, 9))]
-    keys = [key(segment, target) for segment in segments for target in targets]
-    assert len(set(keys)) == len(keys)
-
+from opa_trt.tree import FEATURES, Segment, Target
 
 # --- where --------------------------------------------------------------------------------------
 
@@ -123,6 +42,9 @@ def test_without_it_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_making_and_asking_a_store_writes_nothing(store: EngineStore) -> None:
     assert store.engine("k") is None
     assert store.profile("k") is None
+    assert store.verified("k", "canary") is None
+    assert store.entries() == []
+    assert store.prune() == []
     store.drop_engine("k")
     assert not store.root.exists()
 
@@ -130,100 +52,208 @@ def test_making_and_asking_a_store_writes_nothing(store: EngineStore) -> None:
 # --- engines ------------------------------------------------------------------------------------
 
 
-def test_an_engine_comes_back(store: EngineStore) -> None:
-    store.put_engine("k", b"engine")
-    assert store.engine("k") == b"engine"
-    assert EngineStore(store.root).engine("k") == b"engine"
+def test_an_engine_comes_back(store: EngineStore, seal: Any) -> None:
+    store.put_engine("k", seal(b"engine"))
+    assert store.engine("k") == seal(b"engine")
+    assert EngineStore(store.root).engine("k") == seal(b"engine")
 
 
-def test_an_empty_engine_comes_back(store: EngineStore) -> None:
-    store.put_engine("k", b"")
-    assert store.engine("k") == b""
+def test_an_empty_engine_comes_back(store: EngineStore, seal: Any) -> None:
+    store.put_engine("k", seal(b""))
+    assert store.engine("k") == seal(b"")
 
 
-def test_another_key_is_a_miss(store: EngineStore) -> None:
-    store.put_engine("k", b"engine")
+def test_another_key_is_a_miss(store: EngineStore, seal: Any, caplog: Any) -> None:
+    store.put_engine("k", seal())
     assert store.engine("l") is None
+    assert caplog.text == ""
 
 
-def test_a_dropped_engine_is_a_miss(store: EngineStore) -> None:
-    store.put_engine("k", b"engine")
+def test_a_dropped_engine_is_a_miss(store: EngineStore, seal: Any) -> None:
+    store.put_engine("k", seal())
     store.drop_engine("k")
     assert store.engine("k") is None
 
 
-def test_putting_again_replaces(store: EngineStore) -> None:
-    store.put_engine("k", b"old")
-    store.put_engine("k", b"new")
-    assert store.engine("k") == b"new"
+def test_putting_again_replaces(store: EngineStore, seal: Any) -> None:
+    store.put_engine("k", seal(b"old"))
+    store.put_engine("k", seal(b"new"))
+    assert store.engine("k") == seal(b"new")
 
+
+def test_an_engine_that_is_asked_for_is_used_now(store: EngineStore, seal: Any, used: Any) -> None:
+    store.put_engine("k", seal())
+    used(store, "k", 1000)
+    (path,) = (store.root / "engines").iterdir()
+    store.engine("k")
+    assert path.stat().st_mtime > 1000
+
+
+def test_an_engine_that_cannot_be_touched_still_comes_back(
+    store: EngineStore, seal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise PermissionError
+
+    store.put_engine("k", seal())
+    monkeypatch.setattr(os, "utime", read_only)
+    assert store.engine("k") == seal()
+
+
+def test_a_profile_that_is_asked_for_is_used_now(store: EngineStore) -> None:
+    store.put_profile("k", {"batches": [1]})
+    (path,) = (store.root / "profiles").rglob("*.json")
+    os.utime(path, (1000, 1000))
+    store.profile("k")
+    assert path.stat().st_mtime > 1000
+
+
+# --- damaged, stale, another's ------------------------------------------------------------------
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda data: data[:-1],
-    "cut in the hash": lambda data: data[:10],
+    "cut in the header": lambda data: data[:40],
     "emptied": lambda data: b"",
     "flipped": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
-    "flipped hash": lambda data: bytes([data[0] ^ 1]) + data[1:],
+    "flipped in the magic": lambda data: bytes([data[0] ^ 1]) + data[1:],
+    "flipped in the length": lambda data: data[:17] + bytes([data[17] ^ 1]) + data[18:],
     "longer": lambda data: data + b"\0",
+    "of an earlier format": lambda data: b"\0" * 32 + data,
 }
 
 
+class Kept(NullBackend):
+    """A null backend whose engines are worth keeping."""
+
+    stored = True
+
+
+VENDORS: dict[str, Callable[[], Backend]] = {
+    "torchscript": lambda: backend("torchscript"),
+    "null": Kept,
+}
+
+
+@dataclasses.dataclass
+class Filled:
+    """A store that holds one engine, and what is needed to load it."""
+
+    store: EngineStore
+    vendor: Backend
+    segment: Segment
+    target: Target
+
+    @property
+    def key(self) -> str:
+        """Of the segment's engine."""
+        return engine_key(self.segment, self.target, self.vendor)
+
+    @property
+    def path(self) -> Path:
+        """Of the engine's file."""
+        return self.store.root / "engines" / f"{self.key}.engine"
+
+    def load(self) -> Any:
+        """What a loader does."""
+        data = self.store.engine(self.key)
+        assert data is not None
+        return self.vendor.load(data, self.segment, self.target)
+
+
+@pytest.fixture(params=VENDORS)
+def filled(request: pytest.FixtureRequest, store: EngineStore, toy: Any) -> Filled:
+    vendor, segment = VENDORS[request.param](), toy.segment("tiny")
+    made = Filled(store, vendor, segment, vendor.target(max_batch=8, threads=1))
+    store.put_engine(made.key, vendor.compile(segment, made.target))
+    return made
+
+
+def test_what_was_kept_runs(filled: Filled) -> None:
+    engine = filled.load()
+    assert engine.key == filled.key
+    assert engine.run({FEATURES: torch.rand(2, 4, 4, 4)})["logits"].shape == (2, 5)
+
+
 @pytest.mark.parametrize("how", DAMAGE)
-def test_a_damaged_engine_is_a_miss_and_told(
-    store: EngineStore, caplog: pytest.LogCaptureFixture, how: str
+def test_a_damaged_engine_is_a_miss_and_told(filled: Filled, caplog: Any, how: str) -> None:
+    filled.path.write_bytes(DAMAGE[how](filled.path.read_bytes()))
+    assert filled.store.engine(filled.key) is None
+    assert f"stored engine {filled.path} cannot be used" in caplog.text
+    with pytest.raises(EngineError):
+        filled.vendor.load(filled.path.read_bytes(), filled.segment, filled.target)
+
+
+@pytest.mark.parametrize("byte", range(17, 1017, 37))
+def test_a_flipped_bit_anywhere_never_gives_a_running_engine(filled: Filled, byte: int) -> None:
+    data = bytearray(filled.path.read_bytes())
+    data[byte % len(data)] ^= 4
+    filled.path.write_bytes(data)
+    if filled.store.engine(filled.key) is None:
+        return
+    try:
+        filled.load()
+    except EngineError:
+        return
+    stamp = filled.vendor.stamp(filled.segment, filled.target)
+    changed = unseal(bytes(data)).stamp  # the name is for messages: it alone may differ
+    assert dataclasses.replace(changed, segment=stamp.segment) == stamp
+
+
+def test_an_engine_of_another_version_is_not_found(filled: Filled) -> None:
+    filled.target = dataclasses.replace(filled.target, version="9.9")
+    assert filled.store.engine(filled.key) is None
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "version": {"version": "9.9"},
+    "device": {"device": "cuda"},
+    "precision": {"precision": "fp16"},
+    "max_batch": {"max_batch": 16},
+    "threads": {"threads": 2},
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_an_engine_for_another_target_is_refused_even_under_the_right_key(
+    filled: Filled, what: str
 ) -> None:
-    store.put_engine("k", b"engine")
-    (path,) = (store.root / "engines").iterdir()
-    path.write_bytes(DAMAGE[how](path.read_bytes()))
-    assert store.engine("k") is None
-    assert "is damaged" in caplog.text
+    other = filled.path
+    filled.target = dataclasses.replace(filled.target, **CHANGES[what])
+    other.rename(filled.path)  # copied by hand
+    with pytest.raises(EngineMismatch, match=what):
+        filled.load()
 
 
-def test_a_folder_in_its_place_is_a_miss(store: EngineStore) -> None:
-    (store.root / "engines" / "k.engine").mkdir(parents=True)
-    assert store.engine("k") is None
+def test_an_engine_of_another_machine_is_refused_even_under_the_right_key(
+    filled: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = filled.path
+    monkeypatch.setattr(machine_module, "instruction_set", lambda: "avx9")
+    assert filled.store.engine(filled.key) is None
+    other.rename(filled.path)
+    with pytest.raises(EngineMismatch, match="machine"):
+        filled.load()
 
 
-# --- two at once --------------------------------------------------------------------------------
+def test_an_engine_of_an_earlier_opa_trt_is_refused_even_under_the_right_key(
+    filled: Filled,
+) -> None:
+    other = filled.path
+    filled.vendor.revision += 1
+    assert filled.store.engine(filled.key) is None
+    other.rename(filled.path)
+    with pytest.raises(EngineMismatch, match="revision"):
+        filled.load()
 
 
-def test_threads_that_put_at_once_leave_one_whole_engine(store: EngineStore) -> None:
-    engines = [bytes([i]) * 50_000 for i in range(8)]
-    barrier, seen = threading.Barrier(len(engines)), []
-
-    def put(data: bytes) -> None:
-        barrier.wait()
-        store.put_engine("k", data)
-        seen.append(store.engine("k"))
-
-    workers = [threading.Thread(target=put, args=(data,)) for data in engines]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert set(seen) <= set(engines)
-    assert store.engine("k") in engines
-    assert [path.name for path in (store.root / "engines").iterdir()] == ["k.engine"]
-
-
-def test_processes_that_put_at_once_leave_one_whole_engine(store: EngineStore) -> None:
-    code = (  # the file by itself: importing the package would take longer than the test
-        "import hashlib, runpy, sys; from pathlib import Path\n"
-        "write_bytes = runpy.run_path(sys.argv[3])['write_bytes']\n"
-        "data = sys.argv[2].encode() * 50_000\n"
-        "for _ in range(20):\n"
-        "    write_bytes(Path(sys.argv[1]), hashlib.sha256(data).digest() + data)\n"
-    )
-    store.put_engine("k", b"first")
-    (path,) = (store.root / "engines").iterdir()
-    command = [sys.executable, "-c", code, str(path)]
-    running = [subprocess.Popen([*command, letter, atomic.__file__]) for letter in "ab"]
-    found = set()
-    while any(process.poll() is None for process in running):
-        found.add(store.engine("k"))
-    assert [process.returncode for process in running] == [0, 0]
-    assert found | {store.engine("k")} <= {b"first", b"a" * 50_000, b"b" * 50_000}
-    assert [path.name for path in (store.root / "engines").iterdir()] == ["k.engine"]
+def test_another_segments_engine_is_refused_even_under_the_right_key(
+    filled: Filled, toy: Any
+) -> None:
+    other = filled.path
+    filled.segment = toy.segment("small")
+    other.rename(filled.path)
+    with pytest.raises(EngineMismatch, match="content: tiny"):
+        filled.load()
 
 
 # --- latency profiles ---------------------------------------------------------------------------
@@ -248,6 +278,87 @@ def test_a_damaged_profile_is_a_miss(store: EngineStore, data: bytes) -> None:
     (path,) = (store.root / "profiles").rglob("*.json")
     path.write_bytes(data)
     assert store.profile("k") is None
+
+
+def test_a_profile_outlives_its_engine(store: EngineStore, seal: Any) -> None:
+    store.put_engine("k", seal())
+    store.put_profile("k", {"batches": [1]})
+    store.drop_engine("k")
+    assert store.profile("k") == {"batches": [1]}
+
+
+def test_what_is_measured_is_kept_where_engines_have_keys(store: EngineStore, toy: Any) -> None:
+    clock = VirtualClock()
+    vendor, engines = Kept(clock, lambda name, batch: 2.0 * batch), {}
+    target = vendor.target(max_batch=4, threads=1)
+    for name in ("tiny", "small"):
+        segment = toy.segment(name)
+        engine = vendor.load(vendor.compile(segment, target), segment, target)
+        engine.key = name if name == "tiny" else ""
+        engines[name] = (engine, {FEATURES: torch.zeros(1, 4, 4, 4)})
+    found = store.measure(engines, (1, 4), clock, 0.0)
+    assert [row[0] for row in found["small"].ms] == pytest.approx([2.0, 8.0])
+    assert store.profile("tiny") is not None
+    assert len(list((store.root / "profiles").rglob("*.json"))) == 1
+
+
+# --- marks --------------------------------------------------------------------------------------
+
+
+def test_an_engine_that_matched_its_canary_is_marked(store: EngineStore) -> None:
+    store.mark_verified("k", "canary", 3e-6)
+    assert store.verified("k", "canary") == 3e-6
+    assert EngineStore(store.root).verified("k", "canary") == 3e-6
+
+
+def test_a_mark_holds_for_its_own_canary_only(store: EngineStore) -> None:
+    store.mark_verified("k", "canary", 3e-6)
+    assert store.verified("k", "another canary") is None
+    assert store.verified("l", "canary") is None
+
+
+def test_a_mark_of_another_machine_does_not_hold(
+    store: EngineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.mark_verified("k", "canary", 3e-6)
+    monkeypatch.setattr(store_module, "fingerprint", lambda: "another")
+    assert store.verified("k", "canary") is None
+
+
+def test_a_dropped_engine_loses_its_marks_on_every_machine(
+    store: EngineStore, seal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_engine("k", seal())
+    store.mark_verified("k", "canary", 0.0)
+    store.mark_verified("l", "canary", 0.0)
+    monkeypatch.setattr(store_module, "fingerprint", lambda: "another")
+    store.mark_verified("k", "canary", 0.0)
+    store.drop_engine("k")
+    assert [path.name for path in (store.root / "verified").rglob("*.json")] == ["l.json"]
+
+
+@pytest.mark.parametrize("difference", [float("nan"), float("inf")])
+def test_a_difference_that_is_no_number_is_no_match(store: EngineStore, difference: float) -> None:
+    store.mark_verified("k", "canary", difference)
+    assert store.verified("k", "canary") is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b'{"canary": "canary"}',
+        b'{"canary": "canary", "difference": NaN, "date": ""}',
+        b'{"canary": "canary", "difference": "small", "date": ""}',
+    ],
+)
+def test_a_damaged_mark_does_not_hold(store: EngineStore, data: bytes) -> None:
+    store.mark_verified("k", "canary", 0.0)
+    (path,) = (store.root / "verified").rglob("*.json")
+    path.write_bytes(data)
+    assert store.verified("k", "canary") is None
 
 
 # --- this machine -------------------------------------------------------------------------------

@@ -2,57 +2,88 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from opa_trt.builder import pooling
 from opa_trt.builder.compiling import Runner, compile_all
+from opa_trt.builder.contest import Outcome
 from opa_trt.builder.fit import Records, draw_groups, fit_estimator, fit_predictor, report
-from opa_trt.builder.parts import PIONEER, Parts
+from opa_trt.builder.parts import PIONEER, Parts, file_of, tensors_of
 from opa_trt.builder.work import Finding
 from opa_trt.policies import Knowledge
 from opa_trt.supernet.fold import parity
+from opa_trt.supernet.onnx_form import onnx_bytes
+from opa_trt.supernet.pt2_form import pt2_bytes
 from opa_trt.supernet.trace import content, trace, trace_bytes
+from opa_trt.tree import ONNX, PT2, TORCHSCRIPT
 
 LEAST_HELD_OUT_GROUPS = 50
 
 
 def trace_all(parts: Parts) -> Finding:
-    """Every segment's portable form, compared with its module."""
+    """Every segment's portable forms; the trace is compared with its module."""
     images = parts.example()
     features = parts.folded[PIONEER](images)[0]
     blobs, contents, parities = {}, {}, {}
     parts.progress.start("trace", len(parts.folded))
     for done, (name, module) in enumerate(parts.folded.items(), 1):
+        inputs, outputs = tensors_of(name)
         example = images if name == PIONEER else features
         traced = trace(module, example)
         parities[name] = parity(name, traced, module, example)
-        blobs[f"{name}.pt"], contents[name] = trace_bytes(traced), content(traced)
+        contents[name] = content(traced)
+        blobs[file_of(name, TORCHSCRIPT)] = trace_bytes(traced)
+        blobs[file_of(name, ONNX)] = onnx_bytes(module, example, inputs, outputs)
+        if PT2 in parts.forms:
+            largest = parts.recipe.compile.max_batch
+            blobs[file_of(name, PT2)] = pt2_bytes(module, example, largest)
         parts.progress.advance(done, name)
     size = sum(map(len, blobs.values())) / 1e6
     worst = max(parities.values())
-    line = f"{len(blobs)} segments to TorchScript, {size:.1f} MB, parity {worst:.0e}"
+    forms = f"{', '.join(parts.forms[:-1])} and {parts.forms[-1]}"
+    line = f"{len(contents)} segments to {forms}, {size:.1f} MB, parity {worst:.0e}"
     facts = {"content": contents, "parity": parities, "features": list(features.shape[1:])}
     return Finding(line, facts, blobs=blobs)
 
 
 def compile_engines(parts: Parts) -> Finding:
-    """Engines of the fastest backend (or of those named), compared with the canary."""
+    """Who runs what fastest, and the engines of that (and of all backends named), verified."""
+    recipe = parts.recipe
+    largest = recipe.compile.max_batch
     done = compile_all(
         parts.segments,
         parts.canary,
-        parts.recipe.compile,
+        recipe.compile,
+        tuple(sorted({min(bucket, largest) for bucket in recipe.measure.buckets})),
         parts.threads,
         parts.clock,
         parts.progress,
         (PIONEER, parts.tail_names[-1]),
     )
-    names = [name for name in done.timings if name != done.backend]
-    among = f" (fastest of {', '.join([done.backend, *names])})" if names else ""
-    line = f"{done.backend} {done.version}{among}, {len(parts.segments)} engines"
-    facts = {"backend": done.backend, "engines": done.entries, "timings_ms": done.timings}
-    return Finding(f"{line}, canary {done.worst:.0e}", facts, blobs=done.blobs)
+    outcome = done.outcome
+    plan = {name: [asdict(row) for row in rows] for name, rows in outcome.plan.items()}
+    facts = {
+        "backend": outcome.best,
+        "plan": plan,
+        "engines": done.entries,
+        "ms": outcome.ms,
+        "refused": outcome.refused,
+    }
+    line = f"{_who(outcome, done.version)}, {len(done.entries)} engines, canary {done.worst:.0e}"
+    return Finding(line, facts, blobs=done.blobs)
+
+
+def _who(outcome: Outcome, version: str) -> str:
+    """The backend that runs most, those that run the rest, and whom they were compared with."""
+    tried = dict.fromkeys(k for rows in outcome.ms.values() for row in rows.values() for k in row)
+    used = dict.fromkeys(row.backend for rows in outcome.plan.values() for row in rows)
+    rest = [name for name in used if name != outcome.best]
+    where = f", with {' and '.join(rest)} where faster" if rest else ""
+    among = f" (fastest of {', '.join(tried)}{where})" if len(tried) > 1 else ""
+    return f"{outcome.best} {version}{among}"
 
 
 def measure_all(parts: Parts) -> Finding:
