@@ -18,7 +18,7 @@ from opa_trt.backends import backend
 from opa_trt.store import cache_folder
 
 DRAWS = 2000
-FEWEST, MOST = 8, 400  # pairs
+FEWEST, MOST = 6, 400  # pairs
 TRIAL = "A trial on a tiny network: these figures say nothing.\n\n"
 VERDICTS = {True: "met", False: "not met", None: "not resolved"}
 

@@ -99,7 +99,7 @@ def _options() -> argparse.Namespace:
 def _designs(quick: bool) -> list[Design]:
     if quick:
         return [tiny()]
-    return [Design(224, 8, (1, 8)), Design(96, 100, (16, 100))]
+    return [Design(224, 8, (1,)), Design(96, 100, (16,))]
 
 
 def _batches(design: Design, quick: bool) -> tuple[int, ...]:

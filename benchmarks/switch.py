@@ -88,7 +88,7 @@ def _options() -> argparse.Namespace:
 def _settings(quick: bool) -> list[tuple[Design, int]]:
     if quick:
         return [(tiny(), 1)]
-    return [(Design(224, 8, (1, 8)), 1), (Design(96, 100, (16, 100)), 32)]
+    return [(Design(224, 8, (1,)), 1), (Design(96, 100, (16,)), 32)]
 
 
 def compare(

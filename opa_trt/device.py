@@ -57,7 +57,7 @@ class Host(Device):
         return tensor
 
     def download(self, tensor: Tensor) -> npt.NDArray[np.float32]:
-        array: npt.NDArray[np.float32] = tensor.numpy()
+        array: npt.NDArray[np.float32] = tensor.detach().numpy()
         return array
 
     def wait(self) -> None:

@@ -32,7 +32,17 @@ from opa_trt.bundle import (
 from opa_trt.clock import VirtualClock
 from opa_trt.policies import Estimator, Knowledge, Predictor
 from opa_trt.supernet.onnx_form import onnx_bytes
-from opa_trt.tree import FEATURES, IMAGES, LOGITS, ONNX, TORCHSCRIPT, Node, Segment, TensorSpec
+from opa_trt.tree import (
+    FEATURES,
+    IMAGES,
+    LOGITS,
+    ONNX,
+    TORCHSCRIPT,
+    Node,
+    PlanEntry,
+    Segment,
+    TensorSpec,
+)
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
 SIDE = 16
@@ -160,8 +170,10 @@ def make_manifest(
         "threads": 1,
         "buckets": BUCKETS,
         "files": {},
+        **changes,
     }
-    return Manifest(**{**values, **changes})
+    entry = PlanEntry(values["backend"], "fp32", 1, values["max_batch"])
+    return Manifest(**{"plan": dict.fromkeys(segments, (entry,)), **values})
 
 
 @dataclass(frozen=True)

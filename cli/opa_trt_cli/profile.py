@@ -48,13 +48,10 @@ def command(bundle: Path, backend: str, threads: int | None, seconds: float, as_
     `opa-trt run` and opa_trt.load go by what is kept. Measure again when the machine has changed
     in a way that it does not tell: a frequency limit, a noisy neighbour that is gone.
     """
-    import torch
-
     from opa_trt.runtime import open_loader
     from opa_trt_cli.console import say_json
 
     loader = open_loader(bundle, backend=backend, threads=threads)
-    torch.set_num_threads(loader.threads)  # as the session does: TorchScript has no other way
     engines = loader.engines()
     try:
         before = {name: loader.known_profile(engine) for name, engine in engines.items()}

@@ -273,6 +273,8 @@ class Backend(ABC):
         return Stamp(
             segment=segment.name,
             content=segment.content,
+            inputs=segment.inputs,
+            outputs=segment.outputs,
             form=self.form(segment),
             target=target,
             revision=self.revision,
@@ -307,7 +309,7 @@ class Backend(ABC):
         what = f"{self.label} cannot load the engine of {segment.name}"
         with _translated(EngineError, what, "compile it again from the portable segment."):
             engine = self._load(found.payload, segment, target)
-        engine.key = wanted.key(segment) if self.stored else ""
+        engine.key = wanted.key() if self.stored else ""
         return engine
 
     @abstractmethod

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from opa_trt.errors import EngineError, EngineMismatch
-from opa_trt.tree import Segment, Target
+from opa_trt.tree import Target, TensorSpec
 
 MAGIC = b"opa_trt engine 1\n"
 _LENGTH = struct.Struct("<I")
@@ -27,6 +27,8 @@ class Stamp:
     Args:
         segment: name, for messages.
         content: hash of the segment's canonical graph and weights.
+        inputs: its tensors.
+        outputs: what it gives.
         form: the portable form that it was compiled from.
         target: backend, version, device, precision, batch range, threads.
         revision: of our compile code.
@@ -35,17 +37,16 @@ class Stamp:
 
     segment: str
     content: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     form: str
     target: Target
     revision: int
     capability: str
 
-    def key(self, segment: Segment) -> str:
-        """The name under which the engine is kept: a hash of all this, and of its tensors."""
-        facts = asdict(self) | {
-            "inputs": [asdict(spec) for spec in segment.inputs],
-            "outputs": [asdict(spec) for spec in segment.outputs],
-        }
+    def key(self) -> str:
+        """The name under which the engine is kept: a hash of all but the segment's name."""
+        facts = asdict(self)
         del facts["segment"]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -104,6 +105,8 @@ def _differences(found: Stamp, wanted: Stamp) -> list[tuple[str, Any, Any]]:
         ("revision of our compile code", found.revision, wanted.revision),
         ("machine", found.capability, wanted.capability),
         ("portable form", found.form, wanted.form),
+        ("input", found.inputs, wanted.inputs),
+        ("output", found.outputs, wanted.outputs),
         ("content", f"{found.segment}, {found.content[:12]}", wanted.content[:12]),
     ]
     same = {"content"} if found.content == wanted.content else set()
@@ -118,5 +121,6 @@ def _parts(data: bytes) -> tuple[Stamp, int, str, bytes]:
     (length,) = _LENGTH.unpack(data[len(MAGIC) : start])
     header = json.loads(data[start : start + length].decode("ascii"))
     values = header["stamp"]
-    stamp = Stamp(**{**values, "target": Target(**values["target"])})
+    tensors = {key: tuple(map(TensorSpec.from_dict, values[key])) for key in ("inputs", "outputs")}
+    stamp = Stamp(**{**values, **tensors, "target": Target(**values["target"])})
     return stamp, int(header["size"]), str(header["sha256"]), data[start + length :]

@@ -44,14 +44,12 @@ def canary_rows(canary: Arrays, name: str, batch: int, output: str = "") -> Tens
     def key(size: int) -> str:
         return f"{name}/{size}/{output}" if output else f"{name}/{size}"
 
-    found = canary.get(key(batch))
-    if found is None:
-        largest = key(canary_batches(canary)[-1])
-        if largest not in canary:
-            message = f"the canary lacks {largest}."
-            raise BundleCorrupt(message, remedy="build the bundle again.")
-        found = canary[largest][:batch]
-    return torch.from_numpy(np.ascontiguousarray(found))
+    known = canary_batches(canary)
+    place = key(batch if batch in known else known[-1])
+    if place not in canary:
+        message = f"the canary lacks {place}."
+        raise BundleCorrupt(message, remedy="build the bundle again.")
+    return torch.from_numpy(np.ascontiguousarray(canary[place][:batch]))
 
 
 def verify(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from opa_trt.backends import Backend, Engine
@@ -141,6 +142,7 @@ class EngineLoader:
             DeviceMemoryError: there is no room for an entry's engine.
             ParityError: an engine compiled here differs from its canary.
         """
+        torch.set_num_threads(self.threads)  # vendors take theirs from the target, torch does not
         made: dict[str, Engine] = {}
         compiled = 0
         for node in self.bundle.manifest.nodes:
@@ -219,7 +221,7 @@ class EngineLoader:
 
     def _part(self, segment: Segment, node: Node, share: Share) -> tuple[Engine, bool]:
         self._check_trust(segment, node, share.vendor)
-        key = share.vendor.stamp(segment, share.target).key(segment)
+        key = share.vendor.stamp(segment, share.target).key()
         for origin, data in self._candidates(key, share.vendor):
             try:
                 engine = share.vendor.load(data, segment, share.target)

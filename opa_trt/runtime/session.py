@@ -76,7 +76,6 @@ def load(
         store=store,
         clock=clock,
     )
-    torch.set_num_threads(loader.threads)
     knowledge = read_knowledge(loader.bundle)
     # a wrong name is told before anything compiles
     make_policy(policy, loader.bundle.tree, knowledge)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,12 @@ class Layout:
         return [
             folder for kind in ("profiles", "verified") for folder in _subfolders(self.root / kind)
         ]
+
+
+def touch(path: Path) -> None:
+    """Note that a file was used now, where that can be noted."""
+    with suppress(OSError):
+        os.utime(path)
 
 
 def _is_engine(path: Path) -> bool:

@@ -25,7 +25,7 @@ from opa_trt.machine import fingerprint
 from opa_trt.store.entries import Entry, Mark, read_entries, read_mark
 from opa_trt.store.eviction import Pruning, Removal, evict
 from opa_trt.store.latency import LatencyProfile, measure
-from opa_trt.store.layout import Layout
+from opa_trt.store.layout import Layout, touch
 from opa_trt.store.sizes import cache_limit, format_size
 from opa_trt.tree import Segment, Target
 
@@ -50,7 +50,7 @@ def engine_key(segment: Segment, target: Target, backend: Backend) -> str:
     Raises:
         CompileError: the segment has no form that the backend reads.
     """
-    return backend.stamp(segment, target).key(segment)
+    return backend.stamp(segment, target).key()
 
 
 class EngineStore:
@@ -80,8 +80,7 @@ class EngineStore:
     def engine(self, key: str) -> bytes | None:
         """The sealed engine under ``key``, or None: a miss, or damaged, which is told.
 
-        A whole engine may still be another's, if somebody copied it here: the key hashes more
-        than its stamp holds. ``Backend.load`` compares the stamp with what is wanted.
+        ``Backend.load`` compares its stamp with what is wanted.
         """
         path = self._layout.engine(key)
         data = self._read(path)
@@ -92,7 +91,7 @@ class EngineStore:
         except EngineError as exc:
             log.warning("stored engine %s cannot be used: %s", path, exc)
             return None
-        _touch(path)
+        touch(path)
         return data
 
     def put_engine(self, key: str, data: bytes) -> None:
@@ -130,7 +129,7 @@ class EngineStore:
             found = json.loads(self._read(path) or b"")
         except ValueError:
             return None
-        _touch(path)
+        touch(path)
         return found if isinstance(found, dict) else None
 
     def put_profile(self, key: str, values: Mapping[str, Any]) -> None:
@@ -197,11 +196,3 @@ class EngineStore:
         if subject not in self._told:
             self._told.add(subject)
             log.warning("%s", message)
-
-
-def _touch(path: Path) -> None:
-    """Note that a file was used now, where that can be noted."""
-    try:
-        os.utime(path)
-    except OSError as exc:
-        log.debug("%s is not marked as used: %s", path, exc)

@@ -164,13 +164,13 @@ def test_a_plan_that_is_none_is_told(rtx: Any, compiled: Compiled) -> None:
 def test_other_weights_make_another_key(rtx: Any, toy: Any) -> None:
     one = toy.segment("tiny")
     other = replace(one, content="other weights in the same graph")
-    keys = {rtx.stamp(segment, target(rtx)).key(segment) for segment in (one, other)}
+    keys = {rtx.stamp(segment, target(rtx)).key() for segment in (one, other)}
     assert len(keys) == 2
 
 
 def test_precisions_have_keys_of_their_own(rtx: Any, toy: Any) -> None:
     segment = toy.segment("tiny")
-    keys = {rtx.stamp(segment, target(rtx, p)).key(segment) for p in PRECISIONS}
+    keys = {rtx.stamp(segment, target(rtx, p)).key() for p in PRECISIONS}
     assert len(keys) == 2
 
 
@@ -179,9 +179,9 @@ def test_an_engine_built_without_a_gpu_is_found_with_one(
 ) -> None:
     segment, wanted = toy.segment("tiny"), target(rtx)
     monkeypatch.setattr(machine, "gpu", lambda: "")
-    built = rtx.stamp(segment, wanted).key(segment)
+    built = rtx.stamp(segment, wanted).key()
     monkeypatch.setattr(machine, "gpu", lambda: "NVIDIA GeForce RTX 5090, 12.0, driver 580.1")
-    assert rtx.stamp(segment, wanted).key(segment) == built
+    assert rtx.stamp(segment, wanted).key() == built
 
 
 def test_full_tensorrt_depends_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -373,7 +373,7 @@ def test_a_build_that_is_refused_is_told_in_the_vendors_words(
     backend = TensorRTBackend()
     monkeypatch.setattr(backend, "_api", lambda: TensorRTApi(vendor))
     vendor.refused[name] = REFUSED_BUILDS[name]
-    with pytest.raises(CompileError, match="cannot compile tail.*the vendor's own words"):
+    with pytest.raises(CompileError, match=r"cannot compile tail.*the vendor's own words"):
         backend.compile(SEGMENT, TARGET)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import re
 import shutil
 import stat
 from collections.abc import Callable
@@ -80,7 +83,7 @@ def test_arrays_of_any_stride_can_be_packed(toy: Any, tmp_path: Path) -> None:
 
 def test_files_are_read_only(toy_bundle: Path) -> None:
     files = [path for path in toy_bundle.rglob("*") if path.is_file()]
-    assert len(files) == 8
+    assert len(files) == 13
     assert all(not path.stat().st_mode & 0o222 for path in files)
 
 
@@ -176,8 +179,8 @@ def test_a_manifest_that_is_no_text_is_corrupt(toy_bundle: Path) -> None:
 
 
 def test_a_later_format_version_is_told(toy_bundle: Path) -> None:
-    rewrite(toy_bundle, lambda body: body.update(format_version=2))
-    with pytest.raises(BundleVersionError, match="format version 2"):
+    rewrite(toy_bundle, lambda body: body.update(format_version=3))
+    with pytest.raises(BundleVersionError, match="format version 3"):
         Bundle(toy_bundle)
 
 
@@ -360,8 +363,21 @@ def test_packing_that_fails_half_way_leaves_nothing(
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", failing)
-    with pytest.raises(error):
+    with pytest.raises(BundleError if error is OSError else error):
         toy.pack(tmp_path / "b")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_is_told_with_the_room_it_takes(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(BundleError, match="No space left on device") as caught:
+        toy.pack(tmp_path / "b")
+    assert re.search(r"\d\.\d MB", caught.value.expected)
     assert not any(tmp_path.iterdir())
 
 
@@ -390,7 +406,7 @@ def test_packing_that_fails_half_way_keeps_the_old_bundle(
             patch.setattr(Path, "write_bytes", no_write)
         else:
             patch.setattr(Path, "rename", failing)
-        with pytest.raises(error):
+        with pytest.raises(BundleError if error is OSError else error):
             toy.pack(toy_bundle, name="new")
     assert everything(toy_bundle.parent) == {f"toy.opa/{k}": v for k, v in before.items()}
     assert Bundle(toy_bundle).manifest.name == "toy"

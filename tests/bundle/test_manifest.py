@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from opa_trt.bundle import Bundle, EngineEntry, ImageSpec, Manifest, SegmentEntry
 from opa_trt.bundle.manifest import FORMAT, FORMAT_VERSION
 from opa_trt.errors import BundleCorrupt, BundleVersionError
-from opa_trt.tree import Node, Target, TensorSpec
+from opa_trt.tree import Node, PlanEntry, Target, TensorSpec
 
 Body = dict[str, Any]
 
@@ -34,6 +34,7 @@ def example(**changes: Any) -> Manifest:
         "segments": {"s": SegmentEntry((spec,), (logits,), "cd", {"torchscript": "segments/s.pt"})},
         "engines": (EngineEntry("s", Target("null", "1"), "key", "engines/s"),),
         "backend": "null",
+        "plan": {"s": (PlanEntry("null", "fp32", 1, 2), PlanEntry("null", "fp16", 3, 8))},
         "max_batch": 8,
         "threads": 2,
         "buckets": (1, 8),
@@ -93,6 +94,21 @@ values = st.recursive(
 def test_any_report_and_any_class_names_come_back(report: Body, names: list[str]) -> None:
     manifest = example(report=report, classes=tuple(names))
     assert read(manifest.to_json()) == manifest
+
+
+def test_version_1_had_one_backend_for_everything() -> None:
+    def downgrade(body: Body) -> None:
+        del body["plan"]
+        body["format_version"] = 1
+
+    found = read(forged(downgrade))
+    assert found.plan == {"s": (PlanEntry("null", "fp32", 1, 8),)}
+    assert found.nodes == example().nodes
+
+
+def test_version_2_without_a_plan_is_refused() -> None:
+    with pytest.raises(BundleCorrupt, match="plan"):
+        read(forged(lambda body: body.pop("plan")))
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -157,6 +173,10 @@ WRONG: dict[str, tuple[Callable[[Body], Any], str]] = {
     "spec without shape": (lambda b: b["segments"]["s"]["inputs"][0].pop("shape"), "shape"),
     "impossible target": (lambda b: b["engines"][0]["target"].update(max_batch=0), "batch range"),
     "file without hash": (lambda b: b.update(files={"a": {"size": 1}}), "sha256"),
+    "plan leaves a segment out": (lambda b: b["plan"].clear(), "not the segments"),
+    "plan with a gap": (lambda b: b["plan"]["s"][1].update(min_batch=4), "leaves a gap"),
+    "plan too short": (lambda b: b["plan"]["s"].pop(), "leaves a gap"),
+    "plan's unknown key": (lambda b: b["plan"]["s"][0].update(extra=1), "extra"),
     "buckets are text": (lambda b: b.update(buckets=["one"]), "cannot be read"),
 }
 

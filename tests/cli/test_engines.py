@@ -32,7 +32,14 @@ def put(store: EngineStore) -> Put:
 
     def put_engine(key: str, when: float = 1e9, *, damaged: bool = False, **target: Any) -> Path:
         stamp = Stamp(
-            f"tail-{key[0]}", "content", "torchscript", replace(OWN, **target), 1, capability("cpu")
+            f"tail-{key[0]}",
+            "content",
+            (),
+            (),
+            "torchscript",
+            replace(OWN, **target),
+            1,
+            capability("cpu"),
         )
         data = Envelope(stamp, b"x" * 2000).seal()
         store.put_engine(key, data[:-1] if damaged else data)

@@ -15,11 +15,15 @@ from click.testing import CliRunner
 import opa_trt
 from opa_trt_cli.main import COMMANDS, cli
 
-SEARCHES = ("run", "fit-accuracy", "measure-latency")
+GROUPS = {
+    "search": ("run", "fit-accuracy", "measure-latency"),
+    "engines": ("list", "verify", "prune"),
+}
 EVERY = [
-    *((name,) for name in COMMANDS if name != "search"),
-    *(("search", name) for name in SEARCHES),
+    *((name,) for name in COMMANDS if name not in GROUPS),
+    *((group, name) for group, names in GROUPS.items() for name in names),
 ]
+every_group = pytest.mark.parametrize("name", GROUPS)
 every_command = pytest.mark.parametrize("path", EVERY, ids=" ".join)
 
 
@@ -68,16 +72,20 @@ def test_every_option_says_what_it_is_for(path: tuple[str, ...]) -> None:
     assert [option.opts[0] for option in options if not option.help] == []
 
 
-def test_every_search_is_tested_here() -> None:
-    group = command_at(("search",))
+@every_group
+def test_every_command_of_a_group_is_tested_here(name: str) -> None:
+    group = command_at((name,))
     assert isinstance(group, click.Group)
-    assert group.list_commands(click.Context(group)) == list(SEARCHES)
+    assert group.list_commands(click.Context(group)) == list(GROUPS[name])
 
 
-def test_the_searches_examples_are_lines_that_parse() -> None:
-    for example in examples(help_of("search")):
-        name, *arguments = shlex.split(example)[2:]
-        command_at(("search", name)).make_context(name, arguments)
+@every_group
+def test_a_groups_examples_are_lines_that_parse(name: str) -> None:
+    found = examples(help_of(name))
+    assert found
+    for example in found:
+        command, *arguments = shlex.split(example)[2:]
+        command_at((name, command)).make_context(command, arguments)
 
 
 def test_the_group_lists_every_command() -> None:

@@ -13,38 +13,64 @@ import torch
 
 import opa_trt
 from opa_trt import backends
-from opa_trt.backends import Availability, backend
+from opa_trt.backends import Availability, Backend, Engine, backend
+from opa_trt.backends.envelope import Envelope, unseal
 from opa_trt.backends.null import NullBackend
+from opa_trt.backends.onnxruntime import OnnxRuntimeBackend
 from opa_trt.backends.openvino import OpenVinoBackend
-from opa_trt.backends.torchscript import TorchScriptBackend
+from opa_trt.backends.torchscript import TorchScriptBackend, read_trace
 from opa_trt.bundle import Bundle, EngineEntry
 from opa_trt.clock import VirtualClock
 from opa_trt.errors import (
     BackendUnavailable,
     BundleCorrupt,
     ConfigError,
+    DeviceMemoryError,
     EngineError,
     ParityError,
     TargetMismatch,
     UnknownNameError,
     UntrustedForm,
 )
-from opa_trt.runtime.engines import EngineLoader, canary_batches, choose_backend, verify
+from opa_trt.runtime.canary import canary_batches, verify
+from opa_trt.runtime.engines import open_loader
+from opa_trt.runtime.plan import make_plan
 from opa_trt.store import EngineStore, engine_key
-from opa_trt.tree import Tree
+from opa_trt.tree import PlanEntry, Tree
 
 NODES = ("pioneer", "tiny", "small", "medium", "large")
 
 
-class Counting(TorchScriptBackend):
-    """TorchScript that counts what it compiles; its engines carry a mark of their own."""
+class Traced(Engine):
+    """Runs a trace, whatever it is said to be."""
+
+    def __init__(self, data: bytes, segment: Any, target: Any) -> None:
+        super().__init__(segment, target)
+        self.module = read_trace(data)
+
+    def _run(self, inputs: Any, out: Any, stream: Any) -> None:
+        (given,) = inputs.values()
+        values = self.module(given)
+        values = values if isinstance(values, tuple) else (values,)
+        for spec, value in zip(self.segment.outputs, values, strict=True):
+            out[spec.name].copy_(value)
+
+
+class Counting(Backend):
+    """Counts what it compiles; its engines name the segment whose trace they run."""
 
     name = "counting"
     executes_code = False
+    forms = ("onnx", "torchscript")
     mark = b"engine of "
 
-    def __init__(self) -> None:
+    def __init__(self, traces: dict[str, bytes]) -> None:
+        super().__init__()
         self.compiled: list[str] = []
+        self.traces = traces
+
+    def availability(self) -> Availability:
+        return Availability(version="1.0")
 
     def _compile(self, segment: Any, target: Any) -> bytes:
         self.compiled.append(segment.name)
@@ -54,18 +80,12 @@ class Counting(TorchScriptBackend):
         """The engine that the bytes name, even if it is another segment's."""
         if not data.startswith(self.mark):
             raise ValueError("no such engine")
-        name = data.removeprefix(self.mark).decode()
-        forms = {"torchscript": self.traces[name]}
-        return super()._load(forms["torchscript"], replace(segment, forms=forms), target)
-
-    traces: dict[str, bytes]
+        return Traced(self.traces[data.removeprefix(self.mark).decode()], segment, target)
 
 
 @pytest.fixture
 def vendor(toy: Any) -> Counting:
-    made = Counting()
-    made.traces = toy.traces
-    return made
+    return Counting(toy.traces)
 
 
 @pytest.fixture
@@ -84,14 +104,20 @@ def stored(name: str, vendor: Counting, toy: Any) -> tuple[str, Path]:
     return key, EngineStore().root / "engines" / f"{key}.engine"
 
 
-def bundled(toy: Any, vendor: Counting, data: dict[str, bytes]) -> dict[EngineEntry, bytes]:
+def sealed(toy: Any, vendor: Counting, name: str, payload: bytes) -> bytes:
+    """An engine of segment ``name`` by its stamp, whatever it holds."""
+    target = vendor.target(max_batch=8, threads=1)
+    return Envelope(vendor.stamp(toy.segment(name), target), payload).seal()
+
+
+def bundled(toy: Any, vendor: Counting, payloads: dict[str, bytes]) -> dict[EngineEntry, bytes]:
     """Entries for engines that a bundle brings along."""
     target = vendor.target(max_batch=8, threads=1)
     return {
         EngineEntry(
             name, target, engine_key(toy.segment(name), target, vendor), f"engines/{name}"
-        ): body
-        for name, body in data.items()
+        ): sealed(toy, vendor, name, payload)
+        for name, payload in payloads.items()
     }
 
 
@@ -185,7 +211,7 @@ def test_a_damaged_stored_engine_is_compiled_again(
     path.write_bytes(path.read_bytes()[:-1])
     load(toy_bundle)
     assert vendor.compiled == ["small"]
-    assert "is damaged" in caplog.text
+    assert "damaged" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -198,12 +224,12 @@ def test_a_stored_engine_that_is_wrong_is_compiled_again(
     load(toy_bundle)
     vendor.compiled.clear()
     key, _ = stored("small", vendor, toy)
-    EngineStore().put_engine(key, data)
+    EngineStore().put_engine(key, sealed(toy, vendor, "small", data))
     load(toy_bundle)
     assert vendor.compiled == ["small"]
     assert "stored engine of small rejected, compiling" in caplog.text
     assert said in caplog.text
-    assert EngineStore().engine(key) == b"engine of small"
+    assert unseal(EngineStore().engine(key)).payload == b"engine of small"
 
 
 @pytest.mark.parametrize("data", [b"nonsense", b"engine of medium"])
@@ -226,7 +252,7 @@ def test_a_wrong_engine_of_the_bundle_is_an_error_where_verifying_is_the_point(
     vendor: Counting, toy: Any, tmp_path: Path, data: bytes, error: type[Exception]
 ) -> None:
     path = toy.pack(tmp_path / "b", engines=bundled(toy, vendor, {"small": data}))
-    loader = EngineLoader(Bundle(path), vendor, 1, EngineStore(), VirtualClock(), strict=True)
+    loader = open_loader(path, backend=vendor, strict=True)
     with pytest.raises(error):
         loader.engines()
 
@@ -302,27 +328,38 @@ def test_another_word_for_compile_is_refused(load: Any, toy_bundle: Path) -> Non
 # --- forms that can execute code ----------------------------------------------------------------
 
 
-def test_torchscript_is_not_compiled_from_an_untrusted_bundle(toy_bundle: Path) -> None:
-    with pytest.raises(UntrustedForm, match="reads torchscript, which can execute code") as caught:
-        opa_trt.load(toy_bundle, backend="torchscript", trusted=False)
-    assert "trusted=True" in caught.value.remedy
-
-
-def test_torchscript_engines_of_an_untrusted_bundle_are_not_loaded(
+def test_a_backend_that_executes_code_is_refused(
     toy_bundle: Path, ticking: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opa_trt.load(toy_bundle, backend="torchscript", clock=ticking)
     monkeypatch.setattr("torch.jit.load", lambda *_, **__: pytest.fail("was read"))
-    with pytest.raises(UntrustedForm, match="engines are TorchScript"):
+    with pytest.raises(UntrustedForm, match="torchscript engines can execute code") as caught:
         opa_trt.load(toy_bundle, backend="torchscript", trusted=False)
+    assert "trusted=True" in caught.value.remedy
 
 
-def test_a_backend_that_compiles_from_torchscript_may_not_either(
-    load: Any, vendor: Counting, toy_bundle: Path
+def test_the_form_without_code_is_compiled(load: Any, vendor: Counting, toy_bundle: Path) -> None:
+    load(toy_bundle, trusted=False).close()
+    assert vendor.compiled == list(NODES)
+
+
+def test_a_bundle_without_a_form_free_of_code_is_refused(
+    load: Any, vendor: Counting, toy: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(UntrustedForm, match="compiling pioneer reads torchscript"):
-        load(toy_bundle, trusted=False)
+    forms = {name: {"torchscript": data} for name, data in toy.traces.items()}
+    path = replace(toy, forms=forms).pack(tmp_path / "b")
+    with pytest.raises(UntrustedForm, match="pioneer has no form that cannot"):
+        load(path, trusted=False)
     assert vendor.compiled == []
+
+
+def test_auto_takes_a_backend_that_needs_no_trust(
+    toy_bundle: Path, ticking: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.jit.load", lambda *_, **__: pytest.fail("was read"))
+    with opa_trt.load(toy_bundle, trusted=False, clock=ticking) as session:
+        assert session.manifest.backend == "torchscript"
+        assert session.backend in ("openvino", "onnxruntime")
 
 
 def test_engines_that_cannot_execute_code_are_loaded(load: Any, toy_bundle: Path) -> None:
@@ -440,7 +477,8 @@ def nothing_works(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def choose(toy: Any, path: Path, name: str, best: str) -> str:
-    return choose_backend(Bundle(toy.pack(path / "b", backend=best)), name).name
+    bundle = Bundle(toy.pack(path / "b", backend=best))
+    return str(make_plan(bundle, name, threads=1)["tiny"][0].target.backend)
 
 
 def test_auto_is_what_the_build_found_fastest(toy: Any, tmp_path: Path) -> None:
@@ -451,18 +489,18 @@ def test_auto_goes_on_where_that_does_not_work(
     toy: Any, tmp_path: Path, nothing_works: Any
 ) -> None:
     nothing_works(OpenVinoBackend)
-    assert choose(toy, tmp_path, "auto", "openvino") == "torchscript"
+    assert choose(toy, tmp_path, "auto", "openvino") == "onnxruntime"
 
 
 def test_auto_goes_on_where_nobody_here_knows_it(
     toy: Any, tmp_path: Path, nothing_works: Any
 ) -> None:
-    nothing_works(OpenVinoBackend)
+    nothing_works(OpenVinoBackend, OnnxRuntimeBackend)
     assert choose(toy, tmp_path, "auto", "of another package") == "torchscript"
 
 
 def test_auto_never_ends_at_the_null_backend(toy: Any, tmp_path: Path, nothing_works: Any) -> None:
-    nothing_works(OpenVinoBackend, TorchScriptBackend)
+    nothing_works(OpenVinoBackend, OnnxRuntimeBackend, TorchScriptBackend)
     with pytest.raises(BackendUnavailable, match="works here"):
         choose(toy, tmp_path, "auto", "openvino")
 
@@ -493,5 +531,147 @@ def test_a_backend_made_by_the_caller_need_not_be_registered(
     vendor: Counting, toy_bundle: Path
 ) -> None:
     assert vendor.name not in backends.backend_names()
-    found = EngineLoader(Bundle(toy_bundle), vendor, 1, EngineStore(), VirtualClock())
-    assert found.target.backend == "counting"
+    plan = make_plan(Bundle(toy_bundle), vendor, threads=1)
+    assert {share.target.backend for shares in plan.values() for share in shares} == {"counting"}
+
+
+def test_engines_on_two_devices_are_refused(toy: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(TorchScriptBackend, "availability", lambda self: Availability("1"))
+    plan = {name: (PlanEntry("torchscript", "fp32", 1, 8),) for name in toy.forms}
+    plan["tiny"] = (PlanEntry("torchscript:cuda", "fp32", 1, 8),)
+    with pytest.raises(ConfigError, match="cpu and cuda"):
+        make_plan(Bundle(toy.pack(tmp_path / "b", plan=plan)), "auto", threads=1)
+
+
+def test_a_precision_that_a_backend_lacks_is_refused(toy_bundle: Path) -> None:
+    with pytest.raises(ConfigError, match="precision 'fp16' for backend torchscript"):
+        opa_trt.load(toy_bundle, backend="torchscript", precision="fp16")
+
+
+# --- several backends for one bundle ------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(toy: Any, tmp_path: Path) -> Path:
+    """A bundle whose build found ONNX Runtime fastest for single images, and for one tail."""
+    whole = (PlanEntry("torchscript", "fp32", 1, 8),)
+    parts = (PlanEntry("onnxruntime", "fp32", 1, 2), PlanEntry("torchscript", "fp32", 3, 8))
+    plan = {"pioneer": parts, "tiny": whole, "small": parts, "medium": whole}
+    plan["large"] = (PlanEntry("onnxruntime", "fp32", 1, 8),)
+    return toy.pack(tmp_path / "mixed.opa", plan=plan)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8, 13])
+@pytest.mark.parametrize("tail", ["tiny", "small", "large"])
+def test_a_session_runs_several_backends(
+    toy: Any, mixed: Path, ticking: VirtualClock, tail: str, batch: int
+) -> None:
+    with opa_trt.load(mixed, policy=f"static:{tail}", clock=ticking) as session:
+        images = toy.images(batch)
+        wanted = toy.monolith(tail, images)
+        np.testing.assert_allclose(session.infer(images, 1e9).logits, wanted, atol=1e-4)
+        assert session.backend == "onnxruntime+torchscript"
+
+
+def test_each_backend_of_a_segment_keeps_its_engine(mixed: Path, ticking: VirtualClock) -> None:
+    opa_trt.load(mixed, clock=ticking).close()
+    stamps = [entry.stamp for entry in EngineStore().entries()]
+    ranges = {(s.segment, s.target.backend, s.target.min_batch, s.target.max_batch) for s in stamps}
+    assert ("small", "onnxruntime", 1, 2) in ranges
+    assert ("small", "torchscript", 3, 8) in ranges
+    assert len(ranges) == 7
+
+
+def test_where_one_of_them_is_missing_another_runs_all(
+    mixed: Path, ticking: VirtualClock, nothing_works: Any
+) -> None:
+    nothing_works(OnnxRuntimeBackend, OpenVinoBackend)
+    with opa_trt.load(mixed, clock=ticking) as session:
+        assert session.backend == "torchscript"
+
+
+# --- verified once ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The nodes whose engines are compared with the canary."""
+    names: list[str] = []
+
+    def counted(engine: Any, tree: Any, node: Any, *rest: Any) -> float:
+        names.append(node.name)
+        return verify(engine, tree, node, *rest)
+
+    monkeypatch.setattr("opa_trt.runtime.engines.verify", counted)
+    return names
+
+
+def test_an_engine_that_matched_here_is_not_compared_again(
+    load: Any, toy_bundle: Path, verified: list[str]
+) -> None:
+    load(toy_bundle)
+    assert verified == list(NODES)
+    verified.clear()
+    load(toy_bundle)
+    assert verified == []
+
+
+def test_another_canary_is_compared_again(
+    load: Any, toy: Any, toy_bundle: Path, tmp_path: Path, verified: list[str]
+) -> None:
+    load(toy_bundle)
+    verified.clear()
+    more = {**toy.canary, "unknown/1/logits": np.zeros(1, np.float32)}
+    load(toy.pack(tmp_path / "other.opa", canary=more))
+    assert verified == list(NODES)
+
+
+def test_other_bytes_under_the_same_key_are_compared_again(
+    load: Any, vendor: Counting, toy: Any, tmp_path: Path, verified: list[str]
+) -> None:
+    load(toy.pack(tmp_path / "good", engines=bundled(toy, vendor, {"small": b"engine of small"})))
+    verified.clear()
+    bad = toy.pack(tmp_path / "bad", engines=bundled(toy, vendor, {"small": b"engine of medium"}))
+    load(bad)
+    assert verified == ["small", "small"]
+    assert vendor.compiled.count("small") == 1
+
+
+# --- a device without room ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(vendor: Counting, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets the device run out of memory at some segments."""
+
+    def fail_at(*names: str) -> None:
+        load = vendor._load
+
+        def limited(data: bytes, segment: Any, target: Any) -> Any:
+            if segment.name in names:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return load(data, segment, target)
+
+        monkeypatch.setattr(vendor, "_load", limited)
+
+    return fail_at
+
+
+def test_a_tail_without_room_is_left_out_and_told(
+    load: Any, full: Any, toy: Any, toy_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    full("large", "tiny")
+    session = load(toy_bundle)
+    assert list(session.tree.nodes) == ["pioneer", "small", "medium"]
+    assert session.tree["pioneer"].successors == ("small", "medium")
+    assert session.left_out.keys() == {"large", "tiny"}
+    assert "out of memory" in session.left_out["large"]
+    assert "large has no room here and is left out" in caplog.text
+    result = session.infer(toy.images(4), 1e9)
+    assert set(result.nodes) <= {"pioneer", "small", "medium"}
+
+
+def test_a_pioneer_without_room_is_an_error(load: Any, full: Any, toy_bundle: Path) -> None:
+    full("pioneer")
+    with pytest.raises(DeviceMemoryError, match="pioneer"):
+        load(toy_bundle)

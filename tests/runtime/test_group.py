@@ -310,8 +310,9 @@ def test_a_cascade_in_chunks_hands_the_right_images_on(grow: Any) -> None:
     assert set(result.nodes) == {"small", "medium", "large"}
 
 
-def test_a_cascade_needs_no_buffers(grow: Any) -> None:
-    assert grow(*cascade())._machinery.buffers == {}
+def test_a_cascade_keeps_no_features(grow: Any) -> None:
+    buffers = grow(*cascade())._machinery.buffers
+    assert {name for rooms in buffers.values() for name in rooms} == {LOGITS}
 
 
 # --- several entries ----------------------------------------------------------------------------
@@ -398,7 +399,7 @@ def test_entries_without_successors_are_a_table_of_networks(grow: Any) -> None:
 
 
 def test_features_stay_where_the_pioneer_wrote_them(forked: Any) -> None:
-    memory = forked._machinery.buffers["pioneer"]
+    memory = forked._machinery.buffers["pioneer"][FEATURES]
     address = memory.lease(1).tensor().data_ptr()
     forked.infer(marked(8), math.inf)
     lease = memory.lease(8)
@@ -406,8 +407,13 @@ def test_features_stay_where_the_pioneer_wrote_them(forked: Any) -> None:
     assert lease.tensor()[:, 0, 0, 0].tolist() == list(range(8))
 
 
-def test_each_node_that_is_read_has_a_buffer_of_its_own(grow: Any) -> None:
-    assert grow(*chain("a", "b", "c"))._machinery.buffers.keys() == {"a", "b"}
+def test_each_node_has_memory_of_its_own(grow: Any) -> None:
+    buffers = grow(*chain("a", "b", "c"))._machinery.buffers
+    places = [
+        room.lease(1).tensor().data_ptr() for rooms in buffers.values() for room in rooms.values()
+    ]
+    assert buffers.keys() == {"a", "b", "c"}
+    assert len(set(places)) == len(places) == 6
 
 
 def test_nodes_may_share_an_engine(grow: Any) -> None:

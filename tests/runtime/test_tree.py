@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opa_trt.errors import CompileError, ConfigError
+from opa_trt.errors import ConfigError
 from opa_trt.tree import (
     FEATURES,
     IMAGES,
@@ -182,8 +182,7 @@ def test_no_threads_are_refused() -> None:
         Target("null", "1", threads=0)
 
 
-def test_a_form_that_is_missing_is_named() -> None:
-    segment = Segment("s", (), (), {"onnx": b""}, "c")
-    assert segment.form("onnx") == b""
-    with pytest.raises(CompileError, match=r"segment s has the forms \['onnx'\]"):
-        segment.form("torchscript")
+def test_forms_that_can_execute_code_can_be_left_out() -> None:
+    segment = Segment("s", (), (), {"onnx": b"1", "torchscript": b"2", "pt2": b"3"}, "c")
+    assert segment.without_code().forms == {"onnx": b"1"}
+    assert segment.without_code().content == "c"

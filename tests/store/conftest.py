@@ -30,7 +30,7 @@ def seal() -> Seal:
 
     def sealed(payload: bytes = b"engine", *, target: Any = (), **changes: Any) -> bytes:
         own = Target("torchscript", torch.__version__, max_batch=8)
-        stamp = Stamp("pioneer", "content", "torchscript", own, 1, capability("cpu"))
+        stamp = Stamp("pioneer", "content", (), (), "torchscript", own, 1, capability("cpu"))
         stamp = replace(stamp, target=replace(own, **dict(target)))
         return Envelope(replace(stamp, **changes), payload).seal()
 
