@@ -21,6 +21,7 @@ from opa_trt.tree import Segment, Target
 log = logging.getLogger(__name__)
 
 ALIGNMENT = 256  # bytes, of scratch memory
+MOST_GRAPHS = 32  # of an engine; each has a context of its own
 Tensors = Mapping[str, Tensor]
 Place = tuple[int, ...]  # a batch size and the addresses of all tensors
 
@@ -193,7 +194,7 @@ class TensorRTEngine(Engine):
     def _capture(self, inputs: Tensors, out: Tensors, stream: Any) -> Captured | None:
         """A CUDA graph for these tensors, or None, with a line in the log, where it fails."""
         place = place_of(inputs, out)
-        self._graphs.pop(place, None)
+        self._drop_graphs(place)
         try:
             captured = self._captured(inputs, out, stream)
         except Exception as exc:  # torch's, the vendor's, or ours: running without a graph is right
@@ -218,6 +219,16 @@ class TensorRTEngine(Engine):
             with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                 context.enqueue(inputs, out, side)
             return Captured(graph, context, self._scratch.generation)
+
+    def _drop_graphs(self, place: Place) -> None:
+        """Drop the graph of a place that is captured anew, and the oldest where there are many."""
+        dropped = [place] if place in self._graphs else []
+        if len(self._graphs) - len(dropped) >= MOST_GRAPHS:
+            dropped.append(next(kept for kept in self._graphs if kept != place))
+        if dropped:
+            self._scratch.wait()  # one may still run
+        for old in dropped:
+            self._graphs.pop(old).graph.reset()
 
     def _new_context(self) -> Context:
         return Context(self._api, self._engine, self._scratch, self._size)

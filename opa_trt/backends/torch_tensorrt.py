@@ -26,7 +26,7 @@ from opa_trt.machine import has_gpu
 from opa_trt.tree import PT2, Segment, Target, TensorSpec
 
 INSTALL = "pip install 'opa-trt[torch-tensorrt]'"
-DISTRIBUTIONS = ("torch-tensorrt", "torch-tensorrt-rtx")
+LIBRARIES = {"torch-tensorrt": "TensorRT", "torch-tensorrt-rtx": "TensorRT-RTX"}  # by distribution
 
 
 class TorchTensorRTBackend(Backend):
@@ -39,7 +39,7 @@ class TorchTensorRTBackend(Backend):
     quick = False
 
     def availability(self) -> Availability:
-        installed = [name for name in DISTRIBUTIONS if _installed(name)]
+        installed = [name for name in LIBRARIES if _installed(name)]
         if not installed:
             return Availability(reason="torch_tensorrt is not installed.", install=INSTALL)
         if len(installed) > 1:
@@ -56,7 +56,7 @@ class TorchTensorRTBackend(Backend):
             below = import_module("tensorrt").__version__  # either library goes by this name then
         except Exception as exc:  # missing libraries raise plain Exception and AssertionError
             return Availability(reason=f"torch_tensorrt fails: {exc}.", install=INSTALL)
-        return Availability(version=f"{found} on {installed[0]} {below}")
+        return Availability(version=f"{found} on {LIBRARIES[installed[0]]} {below}")
 
     def _compile(self, segment: Segment, target: Target) -> bytes:
         vendor = import_module("torch_tensorrt")

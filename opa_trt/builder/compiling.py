@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,8 @@ def rivals_of(wanted: CompileRecipe, threads: int) -> tuple[list[Rival], list[Ri
     def rival(vendor: Backend) -> Rival:
         known = wanted.precision in vendor.precisions
         precision = wanted.precision if known else vendor.precisions[0]
-        return Rival(vendor, precision, wanted.max_batch, threads)
+        required = vendor.label in runnable
+        return Rival(vendor, precision, wanted.max_batch, threads, required)
 
     return [rival(vendor) for vendor in named], [rival(vendor) for vendor in competing]
 
@@ -137,16 +138,17 @@ def _of_one(outcome: Outcome, segments: Mapping[str, Segment], rivals: list[Riva
     """The best backend for everything."""
     best = next(rival for rival in rivals if rival.label == outcome.best)
     plan = dict.fromkeys(segments, (best.entry(),))
-    return Outcome(outcome.best, plan, outcome.ms, outcome.refused)
+    return replace(outcome, plan=plan)
 
 
 def _add(made: Compiled, rival: Rival, segment: Segment, entry: PlanEntry, canary: Canary) -> None:
     vendor, target = rival.vendor, rival.target(entry)
-    data = vendor.compile(segment, target)
-    if vendor.availability():
-        engine = vendor.load(data, segment, target)
-        made.worst = max(made.worst, _check(engine, vendor, canary))
-        engine.close()
+    known = made.outcome.entrants.get((rival.label, segment.name))
+    if known is not None and entry == rival.entry():
+        data, difference = known.data, known.difference
+    else:
+        data, difference = _compiled(vendor, segment, target, canary)
+    made.worst = max(made.worst, difference)
     batches = "" if entry == rival.entry() else f".{entry.min_batch}-{entry.max_batch}"
     file = f"{segment.name}{batches}.{rival.label.replace(':', '-')}"
     made.blobs[file] = data
@@ -158,6 +160,19 @@ def _add(made: Compiled, rival: Rival, segment: Segment, entry: PlanEntry, canar
             "file": f"engines/{file}",
         }
     )
+
+
+def _compiled(
+    vendor: Backend, segment: Segment, target: Target, canary: Canary
+) -> tuple[bytes, float]:
+    """A segment's engine, and its difference from the canary: 0 where it cannot run here."""
+    data = vendor.compile(segment, target)
+    if not vendor.availability():
+        return data, 0.0
+    engine = vendor.load(data, segment, target)
+    difference = _check(engine, vendor, canary)
+    engine.close()
+    return data, difference
 
 
 def canary_input(segment: Segment, canary: Canary, batch: int) -> dict[str, Tensor]:

@@ -26,12 +26,16 @@ Ms = Mapping[str, Mapping[int, Mapping[str, float]]]
 
 @dataclass(frozen=True)
 class Rival:
-    """A backend as it competes: at one precision, for batches up to ``max_batch``."""
+    """A backend as it competes: at one precision, for batches up to ``max_batch``.
+
+    One that is ``required`` may not be refused: what is wrong with it is raised.
+    """
 
     vendor: Backend
     precision: str
     max_batch: int
     threads: int
+    required: bool = False
 
     @property
     def label(self) -> str:
@@ -53,6 +57,14 @@ class Rival:
 
 
 @dataclass(frozen=True)
+class Entrant:
+    """A segment's engine for all batch sizes, as bytes, and its difference from the canary."""
+
+    data: bytes
+    difference: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a contest found.
 
@@ -62,12 +74,14 @@ class Outcome:
         ms: median latency by segment, batch bucket and label; segments that only one backend was
             left for were not timed.
         refused: by label why a backend is out: it cannot compile a segment, or computes it wrongly.
+        entrants: what was compiled on the way, by label and segment.
     """
 
     best: str
     plan: Mapping[str, tuple[PlanEntry, ...]]
     ms: Ms
     refused: Mapping[str, str]
+    entrants: Mapping[tuple[str, str], Entrant]
 
 
 @dataclass
@@ -92,17 +106,22 @@ class Contest:
     seconds: float = SECONDS
     told: Callable[[str], None] = lambda note: None
     refused: dict[str, str] = field(default_factory=dict)
+    entrants: dict[tuple[str, str], Entrant] = field(default_factory=dict)
 
     def run(self, segments: Mapping[str, Segment], first: Sequence[str]) -> Outcome:
         """Time ``first`` with every rival, the others with those that are not hopeless.
+
+        A single rival is not timed.
 
         Raises:
             BackendError: no rival compiles every segment rightly; says why of each.
         """
         ms: dict[str, Mapping[int, Mapping[str, float]]] = {}
-        for name in first:
-            ms[name] = self._time(segments[name], self._left())
-        left = _promising(ms, self._left())
+        left = list(self.rivals)
+        if len(left) > 1:
+            for name in first:
+                ms[name] = self._time(segments[name], self._left())
+            left = _promising(ms, self._left())
         for name, segment in segments.items():
             if name not in ms and len(left) > 1:
                 ms[name] = self._time(segment, left)
@@ -136,12 +155,16 @@ class Contest:
         """A verified engine, or None: the rival is out, and ``refused`` says why."""
         try:
             target = rival.target(rival.entry())
-            engine = rival.vendor.load(rival.vendor.compile(segment, target), segment, target)
-            self.check(engine, rival)
+            data = rival.vendor.compile(segment, target)
+            engine = rival.vendor.load(data, segment, target)
+            difference = self.check(engine, rival)
         except (BackendError, ParityError) as exc:
+            if rival.required:
+                raise
             self.refused[rival.label] = exc.received
             log.warning("%s is left out: %s", rival.label, exc)
             return None
+        self.entrants[rival.label, segment.name] = Entrant(data, difference)
         return engine
 
     def _outcome(self, segments: Mapping[str, Segment], ms: Ms, left: Sequence[Rival]) -> Outcome:
@@ -154,7 +177,7 @@ class Contest:
             name: _entries(ms.get(name, {}), by_label[best], by_label, together)
             for name in segments
         }
-        return Outcome(best, plan, ms, dict(self.refused))
+        return Outcome(best, plan, ms, dict(self.refused), dict(self.entrants))
 
 
 def _promising(ms: Ms, rivals: Sequence[Rival]) -> list[Rival]:

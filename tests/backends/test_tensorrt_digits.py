@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,11 +59,12 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     recipe = read_recipe("digits")
     quick = replace(
         recipe,
-        pioneer=replace(recipe.pioneer, images=200, epochs=2),
-        tails=replace(recipe.tails, candidates=12, images=50),
+        pioneer=replace(recipe.pioneer, images=50, epochs=1),
+        tails=replace(recipe.tails, candidates=10, images=20),
         calibrate=replace(recipe.calibrate, images=100),
         compile=replace(recipe.compile, backends=("torchscript",), max_batch=MAX_BATCH, threads=1),
-        fit=replace(recipe.fit, images=150, groups=10, group_size=10),
+        measure=replace(recipe.measure, buckets=(1,), seconds=0.001),
+        fit=replace(recipe.fit, images=60, groups=10, group_size=10),
     )
     store = EngineStore(folder / "cache")
     build(quick, folder / "digits.opa", store=store, clock=Ticking())
@@ -76,9 +76,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
         for name, segment in made.segments.items():
             made.engines[name, precision] = rtx.compile(segment, target)
     return made
-
-
-Check = Callable[[Digits], None]
 
 
 def test_every_segment_has_an_engine(digits: Digits) -> None:

@@ -676,6 +676,31 @@ def test_a_graph_that_cannot_be_captured_anew_is_given_up(
     larger.close()
 
 
+def test_the_oldest_of_many_graphs_goes(
+    gpu: Any, vendor: Vendor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu(vendor)
+    monkeypatch.setattr("opa_trt.backends.tensorrt_engine.MOST_GRAPHS", 2)
+    engine, given = load(vendor), [tensors(batch) for batch in (1, 2, 3)]
+    for inputs, out in given:
+        engine.prepare(inputs, out)
+    assert vendor.names().count("reset") == 1
+    for inputs, out in given:
+        engine.run(inputs, out)
+    names = vendor.names()
+    assert (names.count("execute_async_v3"), names.count("replay")) == (1, 2)
+
+
+def test_preparing_the_same_tensors_again_captures_them_anew(gpu: Any, vendor: Vendor) -> None:
+    gpu(vendor)
+    engine, (inputs, out) = load(vendor), tensors(5)
+    engine.prepare(inputs, out)
+    vendor.calls.clear()
+    engine.prepare(inputs, out)
+    names = vendor.names()
+    assert names.index("synchronize") < names.index("reset") < names.index("capture")
+
+
 def test_closing_waits_and_releases_the_graphs(gpu: Any, vendor: Vendor) -> None:
     gpu(vendor)
     engine = load(vendor)

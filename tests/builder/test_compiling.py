@@ -21,14 +21,21 @@ from opa_trt.builder.compiling import Compiled, Runner, canary_input, compile_al
 from opa_trt.builder.recipe import CompileRecipe
 from opa_trt.builder.work import Finding
 from opa_trt.clock import VirtualClock
-from opa_trt.errors import BackendUnavailable, EngineError, ParityError, UnknownNameError
+from opa_trt.errors import (
+    BackendError,
+    BackendUnavailable,
+    EngineError,
+    ParityError,
+    UnknownNameError,
+)
 from opa_trt.progress import Progress
 from opa_trt.store import EngineStore, LatencyProfile, engine_key
-from opa_trt.tree import FEATURES, IMAGES, LOGITS, Segment
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, PlanEntry, Segment
 
 NODES = ("pioneer", "tiny", "small", "medium", "large")
 CONTEST = ("pioneer", "large")
 LARGEST = 8
+BUCKETS = (1, 4, 8)
 
 Compile = Callable[..., Compiled]
 
@@ -40,11 +47,12 @@ class Vendor(NullBackend):
         self,
         name: str,
         clock: VirtualClock,
-        ms: float,
+        ms: float | Callable[[str, int], float],
         outputs: Mapping[str, Any] | None = None,
         works: bool = True,
     ) -> None:
-        super().__init__(clock, lambda segment, batch: ms, outputs)
+        latency = ms if callable(ms) else lambda segment, batch: ms
+        super().__init__(clock, latency, outputs)
         self.name, self.works = name, works
         self.tolerance = None if outputs is None else 1e-4
 
@@ -89,7 +97,7 @@ def vendors(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return known[name]
 
         monkeypatch.setattr(compiling, "backend", find)
-        monkeypatch.setattr(compiling, "backend_names", lambda: [*known, "null"])
+        monkeypatch.setattr(compiling, "every_backend", lambda: list(some))
         known.setdefault("null", NullBackend())
 
     return only
@@ -104,6 +112,7 @@ def compiled(toy: Any, segments: dict[str, Segment], clock: VirtualClock) -> Com
             segments,
             toy.canary if canary is None else canary,
             CompileRecipe(backends=names, max_batch=LARGEST),
+            BUCKETS,
             1,
             clock,
             progress or Progress(),
@@ -152,23 +161,106 @@ def test_auto_keeps_the_fastest(
 ) -> None:
     vendors(Vendor("slow", clock, 9.0), Vendor("fast", clock, 2.0), Vendor("fair", clock, 5.0))
     found = compiled("auto")
-    assert found.backend == "fast"
+    assert found.outcome.best == "fast"
     assert {entry["target"]["backend"] for entry in found.entries} == {"fast"}
+    assert set(found.outcome.plan.values()) == {(PlanEntry("fast", "fp32", 1, LARGEST),)}
 
 
-def test_the_contest_is_timed_over_its_segments_together(
+def test_each_segment_and_batch_has_the_fastest_of_its_own(
     compiled: Compile, vendors: Callable[..., None], clock: VirtualClock
 ) -> None:
-    vendors(Vendor("slow", clock, 9.0), Vendor("fast", clock, 2.0))
-    timings = compiled("auto").timings
-    assert timings == {"slow": pytest.approx(18.0), "fast": pytest.approx(4.0)}
+    def ms(segment: str, batch: int) -> float:
+        if segment == "small":
+            return 1.0
+        return 1.0 if segment == "large" and batch == 4 else 3.0
+
+    vendors(Vendor("usual", clock, 2.0), Vendor("other", clock, ms))
+    plan = compiled("auto").outcome.plan
+    assert plan["pioneer"] == (PlanEntry("usual", "fp32", 1, LARGEST),)
+    assert plan["small"] == (PlanEntry("other", "fp32", 1, LARGEST),)
+    assert plan["large"] == (
+        PlanEntry("usual", "fp32", 1, 1),
+        PlanEntry("other", "fp32", 2, 4),
+        PlanEntry("usual", "fp32", 5, LARGEST),
+    )
+
+
+def test_a_part_of_the_batch_sizes_has_an_engine_of_its_own(
+    compiled: Compile, vendors: Callable[..., None], clock: VirtualClock
+) -> None:
+    small_batches = Vendor("other", clock, lambda segment, batch: 1.0 if batch == 1 else 2.8)
+    vendors(Vendor("usual", clock, 2.0), small_batches)
+    found = compiled("auto")
+    files = {entry["file"]: entry["target"] for entry in found.entries}
+    assert "engines/tiny.1-1.other" in files
+    assert files["engines/tiny.2-8.usual"]["min_batch"] == 2
+    assert found.blobs.keys() == {file.removeprefix("engines/") for file in files}
+
+
+def test_a_gain_of_a_few_percent_is_not_worth_another_backend(
+    compiled: Compile, vendors: Callable[..., None], clock: VirtualClock
+) -> None:
+    little = Vendor("other", clock, lambda segment, batch: 1.96 if segment == "small" else 2.1)
+    vendors(Vendor("usual", clock, 2.0), little)
+    assert compiled("auto").outcome.plan["small"][0].backend == "usual"
+
+
+def test_the_hopeless_are_timed_on_the_first_segments_alone(
+    compiled: Compile, vendors: Callable[..., None], clock: VirtualClock
+) -> None:
+    vendors(Vendor("slow", clock, 9.0), Vendor("fast", clock, 2.0), Vendor("fair", clock, 2.5))
+    ms = compiled("auto").outcome.ms
+    assert ms["pioneer"][1] == {"slow": 9.0, "fast": 2.0, "fair": 2.5}
+    assert ms["tiny"][LARGEST] == {"fast": 2.0, "fair": 2.5}
+
+
+def test_auto_leaves_out_who_computes_wrongly(
+    toy: Any, compiled: Compile, vendors: Callable[..., None], clock: VirtualClock
+) -> None:
+    vendors(Vendor("liar", clock, 1.0, inventions(0.25)), Vendor("true", clock, 3.0, inventions(0)))
+    found = compiled("auto", canary=constant_canary(toy.canary, 0.0))
+    assert found.outcome.best == "true"
+    assert "differs by 2.5e-01" in found.outcome.refused["liar"]
+
+
+def test_auto_where_all_compute_wrongly_says_so_of_each(
+    toy: Any, compiled: Compile, vendors: Callable[..., None], clock: VirtualClock
+) -> None:
+    liars = [Vendor(name, clock, 1.0, inventions(0.25)) for name in ("liar", "cheat")]
+    vendors(*liars)
+    with pytest.raises(BackendError, match=r"liar: .*cheat: "):
+        compiled("auto", canary=constant_canary(toy.canary, 0.0))
 
 
 def test_auto_leaves_out_what_does_not_work(
     compiled: Compile, vendors: Callable[..., None], clock: VirtualClock
 ) -> None:
     vendors(Vendor("broken", clock, 1.0, works=False), Vendor("fair", clock, 5.0))
-    assert list(compiled("auto").timings) == ["fair"]
+    assert compiled("auto").outcome.best == "fair"
+
+
+def test_auto_does_not_wait_for_those_that_compile_slowly(
+    compiled: Compile, vendors: Callable[..., None], clock: VirtualClock
+) -> None:
+    patient = Vendor("patient", clock, 1.0)
+    patient.quick = False
+    vendors(patient, Vendor("fair", clock, 5.0))
+    assert compiled("auto").outcome.best == "fair"
+    assert compiled("auto", "patient").outcome.best == "patient"
+
+
+def test_a_backend_that_only_compiles_here_gets_engines_and_runs_nothing(
+    compiled: Compile, vendors: Callable[..., None], clock: VirtualClock
+) -> None:
+    class Elsewhere(Vendor):
+        def availability(self) -> Availability:
+            return Availability("1.2", "no GPU.", "buy one", compiles=True)
+
+    vendors(Elsewhere("elsewhere", clock, 1.0), Vendor("here", clock, 2.0))
+    found = compiled("auto", "elsewhere")
+    assert {entry.backend for rows in found.outcome.plan.values() for entry in rows} == {"here"}
+    backends = [entry["target"]["backend"] for entry in found.entries]
+    assert backends == ["here", "elsewhere"] * len(NODES)
 
 
 def test_auto_where_nothing_works_points_to_the_doctor(
@@ -180,14 +272,15 @@ def test_auto_where_nothing_works_points_to_the_doctor(
     assert "opa-trt doctor" in caught.value.remedy
 
 
-def test_backends_that_are_named_are_all_kept_the_fastest_first(
+def test_backends_that_are_named_are_all_kept_and_one_runs(
     compiled: Compile, vendors: Callable[..., None], clock: VirtualClock
 ) -> None:
     vendors(Vendor("slow", clock, 9.0), Vendor("fast", clock, 2.0))
     found = compiled("slow", "fast")
-    assert found.backend == "fast"
+    assert found.outcome.best == "fast"
+    assert {entry.backend for rows in found.outcome.plan.values() for entry in rows} == {"fast"}
     names = [entry["target"]["backend"] for entry in found.entries]
-    assert names == ["fast"] * len(NODES) + ["slow"] * len(NODES)
+    assert sorted(names) == ["fast"] * len(NODES) + ["slow"] * len(NODES)
 
 
 def test_a_backend_that_is_named_must_work(
@@ -220,13 +313,7 @@ def test_every_segment_has_an_engine_with_target_and_key(
         assert entry["key"] == engine_key(segments[name], target, vendor)
 
 
-def test_an_engine_that_is_the_portable_form_is_not_kept_twice(compiled: Compile) -> None:
-    found = compiled("torchscript")
-    assert found.blobs == {}
-    assert found.entries[0]["file"] == "segments/pioneer.pt"
-
-
-def test_other_engines_are_kept_by_segment_and_backend(
+def test_engines_are_kept_by_segment_and_backend(
     compiled: Compile, segments: dict[str, Segment]
 ) -> None:
     found = compiled("null")
@@ -242,8 +329,7 @@ def test_progress_hears_of_every_engine(compiled: Compile) -> None:
     heard = Listener()
     compiled("torchscript", progress=heard)
     assert heard.started == [("compile", len(NODES))]
-    assert heard.notes[0] == "1 torchscript pioneer"
-    assert len(heard.notes) == len(NODES)
+    assert heard.notes == [f"{i} torchscript {name}" for i, name in enumerate(NODES, 1)]
 
 
 # --- against the canary -------------------------------------------------------------------------
@@ -282,12 +368,12 @@ def test_an_engine_that_gives_no_numbers_is_refused(
     toy: Any, compiled: Compile, vendors: Callable[..., None], clock: VirtualClock
 ) -> None:
     vendors(Vendor("liar", clock, 1.0, inventions(math.nan)))
-    with pytest.raises(ParityError, match="nan"):
+    with pytest.raises(ParityError, match="differs by inf"):
         compiled("liar", canary=constant_canary(toy.canary, 0.0))
 
 
 def test_outputs_that_mean_nothing_are_not_compared(compiled: Compile) -> None:
-    assert compiled("null").backend == "null"
+    assert compiled("null").outcome.best == "null"
 
 
 def test_the_canary_feeds_images_to_the_entry(toy: Any) -> None:
@@ -313,7 +399,8 @@ def runner(
 
     def make(*names: str, clock: Any = None) -> Runner:
         done = compiled(*names)
-        found = Finding("", {"backend": done.backend, "engines": done.entries}, {}, done.blobs)
+        plan = {name: [asdict(row) for row in rows] for name, rows in done.outcome.plan.items()}
+        found = Finding("", {"plan": plan, "engines": done.entries}, {}, done.blobs)
         store = EngineStore(tmp_path / "store")
         return Runner(segments, found, toy.canary, store, clock or VirtualClock())
 
