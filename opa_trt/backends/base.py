@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,6 +51,9 @@ class Availability:
         return not self.reason
 
 
+_Ports = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # shape of a row, and dtype
+
+
 class Engine(ABC):
     """A compiled segment, loaded and ready.
 
@@ -69,6 +72,8 @@ class Engine(ABC):
         self.target = target
         self.key = ""
         self._closed = False
+        self._inputs = _ports(segment.inputs)
+        self._outputs = _ports(segment.outputs)
 
     def run(
         self,
@@ -92,14 +97,18 @@ class Engine(ABC):
             msg = f"engine {self.segment.name} is closed."
             raise EngineError(msg, expected="an open one.")
         batch = self._batch_of(inputs)
-        self._check("input", self.segment.inputs, inputs, batch)
-        given = dict(out or {})
-        wanted = tuple(spec for spec in self.segment.outputs if spec.name in given)
+        self._check("input", self._inputs, inputs, batch)
+        given, wanted = out or {}, self._outputs
+        if len(given) < len(wanted):
+            wanted = {name: port for name, port in wanted.items() if name in given}
         self._check("output", wanted, given, batch)
-        filled = {spec.name: self._output(spec, given, batch) for spec in self.segment.outputs}
-        what = f"{self.target.backend} failed on segment {self.segment.name}"
-        with _translated(EngineError, what):
+        filled = {name: self._output(name, given, batch) for name in self._outputs}
+        try:
             self._run(inputs, filled, stream)
+        except Exception:
+            what = f"{self.target.backend} failed on segment {self.segment.name}"
+            with _translated(EngineError, what):
+                raise
         return filled
 
     def prepare(self, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> None:
@@ -134,36 +143,27 @@ class Engine(ABC):
             )
         return batch
 
-    def _check(
-        self, kind: str, specs: tuple[TensorSpec, ...], given: Mapping[str, Tensor], batch: int
-    ) -> None:
-        names = {spec.name for spec in specs}
-        if names != given.keys():
+    def _check(self, kind: str, ports: _Ports, given: Mapping[str, Tensor], batch: int) -> None:
+        if ports.keys() != given.keys():
             msg = f"{kind}s {sorted(given)} for segment {self.segment.name}."
-            raise EngineError(
-                msg,
-                expected=f"{sorted(names)}.",
-            )
-        for spec in specs:
-            tensor, shape = given[spec.name], (batch, *spec.shape)
-            if tuple(tensor.shape) != shape or tensor.dtype != getattr(torch, spec.dtype):
-                msg = f"{kind} {spec.name} is {tuple(tensor.shape)} {tensor.dtype}."
-                raise EngineError(
-                    msg,
-                    expected=f"{shape} torch.{spec.dtype}.",
-                )
+            raise EngineError(msg, expected=f"{sorted(ports)}.")
+        for name, (row, dtype) in ports.items():
+            tensor, shape = given[name], (batch, *row)
+            if tensor.shape != shape or tensor.dtype != dtype:
+                msg = f"{kind} {name} is {tuple(tensor.shape)} {tensor.dtype}."
+                raise EngineError(msg, expected=f"{shape} {dtype}.")
             if tensor.device.type != self.target.device:
-                msg = f"{kind} {spec.name} is on {tensor.device}."
+                msg = f"{kind} {name} is on {tensor.device}."
                 raise EngineError(msg, expected=f"on {self.target.device}.")
             if not tensor.is_contiguous():
-                msg = f"{kind} {spec.name} is not contiguous."
+                msg = f"{kind} {name} is not contiguous."
                 raise EngineError(msg, expected="contiguous.")
 
-    def _output(self, spec: TensorSpec, given: Mapping[str, Tensor], batch: int) -> Tensor:
-        if spec.name in given:
-            return given[spec.name]
-        dtype, device = getattr(torch, spec.dtype), self.target.device
-        return torch.empty((batch, *spec.shape), dtype=dtype, device=device)
+    def _output(self, name: str, given: Mapping[str, Tensor], batch: int) -> Tensor:
+        if name in given:
+            return given[name]
+        row, dtype = self._outputs[name]
+        return torch.empty((batch, *row), dtype=dtype, device=self.target.device)
 
 
 class Backend(ABC):
@@ -317,6 +317,10 @@ class Backend(ABC):
 
     @abstractmethod
     def _load(self, data: bytes, segment: Segment, target: Target) -> Engine: ...
+
+
+def _ports(specs: Iterable[TensorSpec]) -> _Ports:
+    return {spec.name: (tuple(spec.shape), getattr(torch, spec.dtype)) for spec in specs}
 
 
 @contextmanager

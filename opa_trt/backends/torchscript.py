@@ -21,7 +21,7 @@ from opa_trt.errors import EngineError
 from opa_trt.machine import has_gpu
 from opa_trt.tree import TORCHSCRIPT, Segment, Target, TensorSpec
 
-SAMPLE = 32  # rows at most on which variants are compared: beyond, the order stays
+SAMPLE = 16  # rows at most on which variants are compared: beyond, the order stays
 BUDGET_MS = 250.0  # for comparing, once every variant ran twice
 ROUNDS = (2, 20)  # of the comparison, at least and at most
 NO_GPU = "no GPU that torch can use."

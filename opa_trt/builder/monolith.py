@@ -22,8 +22,9 @@ FIRST, SECOND = "first/", "second/"  # before the names of either graph in a mer
 def monolith(pioneer: Segment, tail: Segment, name: str) -> Segment:
     """One segment that computes what ``tail`` makes of ``pioneer``'s features, and only that.
 
-    Nothing that the tail does not need is left: no exit head, no output for the features. A chain
-    is joined step by step: ``monolith(monolith(a, b, "ab"), c, "abc")``.
+    Nothing that the tail does not need is left: no exit head, no output for the features. (A pt2
+    form computes neither, but its file still holds the exit head's weights.) A chain is joined
+    step by step: ``monolith(monolith(a, b, "ab"), c, "abc")``.
 
     Args:
         pioneer: gives what ``tail`` reads. Reading its TorchScript can execute code.

@@ -158,7 +158,9 @@ def pack(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest
                 target.chmod(0o444)
     except OSError as exc:
         size = sum(map(len, contents.values())) / 1e6
-        message = f"{path} cannot be written: {exc.strerror or exc!r}. Nothing of it is left behind."
+        message = (
+            f"{path} cannot be written: {exc.strerror or exc!r}. Nothing of it is left behind."
+        )
         raise BundleError(
             message,
             expected=f"{size:.1f} MB of space that can be written to.",

@@ -21,7 +21,7 @@ from opa_trt.supernet import Supernet, save, space_from_dict
 
 MakeRecipe = Callable[..., Recipe]
 
-BACKENDS = ("torchscript", "openvino")
+BACKENDS = ("torchscript", "openvino", "onnxruntime")
 TINY: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,

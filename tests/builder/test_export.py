@@ -311,7 +311,7 @@ def test_an_unknown_format(refused: Any) -> None:
     refused(UnknownNameError, "'onyx'", format="onyx")
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_a_missing_package_is_named_with_what_installs_it(
     refused: Any, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:

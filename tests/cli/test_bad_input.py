@@ -447,7 +447,7 @@ def manifest_cut(bundle: Path) -> None:
 def later_version(bundle: Path) -> None:
     path = bundle / "manifest.json"
     values = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**values, "format_version": 2}), encoding="utf-8")
+    path.write_text(json.dumps({**values, "format_version": 3}), encoding="utf-8")
 
 
 def not_a_bundle(bundle: Path) -> None:
@@ -464,7 +464,7 @@ BUNDLES: dict[Callable[[Path], None], tuple[str, str]] = {
     flipped: ("profile.safetensors was altered", "build the bundle again"),
     manifest_altered: ("manifest.json was altered", "build the bundle again"),
     manifest_cut: ("is not JSON", "build the bundle again"),
-    later_version: ("format version 2", "newer opa-trt"),
+    later_version: ("format version 3", "newer opa-trt"),
     not_a_bundle: ("has no manifest.json", "opa-trt build"),
     gone: ("does not exist", "opa-trt build"),
 }

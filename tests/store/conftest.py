@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from opa_trt.backends.envelope import Envelope, Stamp
+from opa_trt.backends.torchscript import TorchScriptBackend
 from opa_trt.machine import capability
 from opa_trt.store import EngineStore
 from opa_trt.tree import Target
@@ -30,7 +31,16 @@ def seal() -> Seal:
 
     def sealed(payload: bytes = b"engine", *, target: Any = (), **changes: Any) -> bytes:
         own = Target("torchscript", torch.__version__, max_batch=8)
-        stamp = Stamp("pioneer", "content", (), (), "torchscript", own, 1, capability("cpu"))
+        stamp = Stamp(
+            "pioneer",
+            "content",
+            (),
+            (),
+            "torchscript",
+            own,
+            TorchScriptBackend.revision,
+            capability("cpu"),
+        )
         stamp = replace(stamp, target=replace(own, **dict(target)))
         return Envelope(replace(stamp, **changes), payload).seal()
 
