@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib.util import find_spec
+from typing import Any
 
 import click
 
@@ -27,11 +28,11 @@ def command(as_json: bool) -> None:
     import torch
 
     import opa_trt
-    from opa_trt.backends import backend, backend_names
+    from opa_trt.backends import backend, every_backend
     from opa_trt.store import cache_folder, processor
     from opa_trt_cli.console import say, say_json, say_table
 
-    states = {name: backend(name).availability() for name in backend_names()}
+    states = {found.label: found.availability() for found in [*every_backend(), backend("null")]}
     machine = {
         "processor": processor(),
         "cores": os.cpu_count() or 1,
@@ -46,6 +47,7 @@ def command(as_json: bool) -> None:
         backends = {
             name: {
                 "works": bool(state),
+                "compiles": bool(state) or state.compiles,
                 "version": state.version,
                 "reason": state.reason,
                 "install": state.install,
@@ -60,7 +62,7 @@ def command(as_json: bool) -> None:
     say_table(
         (("backend", "left"), ("works", "left"), ("version, or why not", "left"), ("", "left")),
         (
-            (name, "yes" if state else "no", state.version or state.reason, state.install)
+            (name, _works(state), state.reason or state.version, state.install)
             for name, state in states.items()
         ),
     )
@@ -72,3 +74,7 @@ def command(as_json: bool) -> None:
             for name, _, what, install in EXTRAS
         ),
     )
+
+
+def _works(state: Any) -> str:
+    return "yes" if state else "compiles" if state.compiles else "no"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ def _facts(opened: Any, verified: list[dict[str, Any]] | None) -> dict[str, Any]
         "classes": list(manifest.classes),
         "images": {"size": manifest.images.size, "dtype": manifest.images.dtype},
         "backend": manifest.backend,
+        "plan": {name: [asdict(e) for e in rows] for name, rows in manifest.plan.items()},
+        "contest_ms": manifest.report.get("compile", {}).get("ms", {}),
         "engines": [
             {"segment": e.segment, "backend": e.target.backend, "version": e.target.version}
             for e in manifest.engines
@@ -96,7 +99,9 @@ def _print(opened: Any, verified: list[dict[str, Any]] | None) -> None:
     say(f"{len(manifest.files) + 1} files, {size / 1e6:.1f} MB, all with the right sha256")
     images = manifest.images
     say(f"images {images.size}×{images.size} {images.dtype}, {len(manifest.classes)} classes")
-    say(f"engines for {', '.join(engines)}, batches 1 to {manifest.max_batch}\n")
+    say(f"engines for {', '.join(engines)}, batches 1 to {manifest.max_batch}")
+    forms = sorted({form for entry in manifest.segments.values() for form in entry.forms})
+    say(f"portable forms: {', '.join(forms)}\n")
     largest = manifest.buckets[-1]
     latency = manifest.report.get("measure", {}).get("latency", {})
     say_table(
@@ -109,6 +114,7 @@ def _print(opened: Any, verified: list[dict[str, Any]] | None) -> None:
         (_route(opened, route, latency) for route in opened.tree.routes()),
     )
     say()
+    _print_plan(manifest)
     for stage, found in manifest.report.items():
         say(f" {stage:<10} {found.get('line', '')}")
     for found in verified or ():
@@ -116,6 +122,36 @@ def _print(opened: Any, verified: list[dict[str, Any]] | None) -> None:
             f"\nverified on {found['backend']}: {len(found['nodes'])} engines agree with "
             f"their canaries, largest difference {found['largest_difference']:.0e}"
         )
+
+
+def _print_plan(manifest: Any) -> None:
+    """Who runs which segment at which batch sizes, and what the build measured of each backend."""
+    from opa_trt_cli.console import say, say_table
+
+    ms = manifest.report.get("compile", {}).get("ms", {})
+    tried = dict.fromkeys(k for rows in ms.values() for row in rows.values() for k in row)
+    if not tried:
+        return
+    columns = [("segment", "left"), ("batch", "right"), ("run by", "left")]
+    columns += [(f"{label} ms", "right") for label in tried]
+    say("the build's contest, median ms of each backend:")
+    say_table(
+        columns,
+        (
+            (name, batch, _chosen(manifest.plan[name], int(batch)), *_figures(row, tried))
+            for name, rows in ms.items()
+            for batch, row in rows.items()
+        ),
+    )
+    say()
+
+
+def _chosen(entries: Any, batch: int) -> str:
+    return str(next(entry.backend for entry in entries if batch <= entry.max_batch))
+
+
+def _figures(row: dict[str, float], labels: Any) -> tuple[str, ...]:
+    return tuple(f"{row[label]:.2f}" if label in row else "" for label in labels)
 
 
 def _route(opened: Any, route: Any, latency: dict[str, Any]) -> tuple[str, str, str, str]:

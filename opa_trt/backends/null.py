@@ -26,6 +26,7 @@ class NullBackend(Backend):
         latency_ms: from (segment name, batch) to ms.
         outputs: what a segment gives, by segment name; for others each row's logits are a fixed
             projection of that row's mean, and features are the mean itself.
+        device: ``cpu``.
     """
 
     name = "null"
@@ -39,8 +40,9 @@ class NullBackend(Backend):
         clock: VirtualClock | None = None,
         latency_ms: Latency | None = None,
         outputs: Mapping[str, Outputs] | None = None,
+        device: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(device)
         self.clock = clock
         self.latency_ms = latency_ms
         self.outputs = dict(outputs or {})

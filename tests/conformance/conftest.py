@@ -156,9 +156,9 @@ def many(request: pytest.FixtureRequest, toy: Any, pt2: Pt2) -> Vendor:
     return _vendor(request.param, toy, pt2)
 
 
-@pytest.fixture(params=parameters(slow=False) and [p for p in labels() if p[0].device == CUDA])
+@pytest.fixture(params=list(labels()), ids=lambda pair: f"{pair[0].label}-{pair[1]}")
 def compiler(request: pytest.FixtureRequest) -> tuple[Backend, str]:
-    """Each backend that compiles here but cannot run, with a precision."""
+    """Each backend that compiles here but cannot run, with a precision; it needs no GPU."""
     made, precision = request.param
     found = made.availability()
     if found or not found.compiles:
