@@ -17,6 +17,7 @@ COMMANDS = (
     "train",
     "run",
     "show",
+    "bench",
     "recipes",
     "doctor",
     "arch",

@@ -66,10 +66,11 @@ def every_backend() -> list[Backend]:
             continue
         try:
             first = backend(name)
-        except BackendUnavailable as exc:
+            others = [backend(f"{name}:{device}") for device in first.devices[1:]]
+        except (BackendUnavailable, UnknownNameError) as exc:
             log.warning("%s", exc)
             continue
-        found += [first, *(backend(f"{name}:{device}") for device in first.devices[1:])]
+        found += [first, *others]
     return found
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from opa_trt.backends.base import Availability, Backend, Engine
-from opa_trt.backends.torchscript import (
+from opa_trt.backends.torch_calls import (
     CUDA_TORCH,
     NO_GPU,
     exact,

@@ -6,10 +6,10 @@ passes already, and the store keeps it. Reading one back costs about a third of 
 
 from __future__ import annotations
 
-import ctypes
 import io
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from opa_trt.backends.base import FP32, Availability, Backend, Engine
+from opa_trt.backends.openvino_request import Request
 from opa_trt.backends.torchscript import read_trace
 from opa_trt.errors import CompileError, UnknownNameError
 from opa_trt.tree import ONNX, TORCHSCRIPT, Segment, Target
@@ -25,7 +26,6 @@ INSTALL = "pip install 'opa-trt[openvino]'"
 TYPES = {"uint8": np.uint8, "float32": np.float32}
 HINTS = {FP32: "f32"}  # of every precision; left alone, OpenVINO picks bf16 where it is faster
 LATENCY, THROUGHPUT = "latency", "throughput"
-KEPT = 32  # tensors that a request remembers
 
 
 class OpenVinoBackend(Backend):
@@ -114,7 +114,7 @@ class OpenVinoEngine(Engine):
 
     def __init__(self, compiled: Any, segment: Segment, target: Target) -> None:
         super().__init__(segment, target)
-        self._request: Any = _Request(compiled, segment)
+        self._request: Any = Request(compiled, segment)
 
     def _run(self, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor], stream: Any) -> None:
         self._request.bind(inputs, out)
@@ -129,7 +129,7 @@ class DividedEngine(Engine):
 
     def __init__(self, compiled: Any, segment: Segment, target: Target) -> None:
         super().__init__(segment, target)
-        self._requests = [_Request(compiled, segment) for _ in range(target.threads)]
+        self._requests = [Request(compiled, segment) for _ in range(target.threads)]
 
     def _run(self, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor], stream: Any) -> None:
         batch = len(next(iter(inputs.values())))
@@ -147,69 +147,10 @@ class DividedEngine(Engine):
         """The rows of each request: as even as can be, and none below the smallest batch."""
         count = max(1, min(len(self._requests), batch // self.target.min_batch))
         ends = [batch * part // count for part in range(count + 1)]
-        return [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]
+        return [slice(*pair) for pair in pairwise(ends)]
 
     def _close(self) -> None:
         self._requests = []
-
-
-class _Request:
-    """An infer request that is told of tensors only when they are others than before.
-
-    Telling it costs more than checking: 25 µs a tensor on a small network.
-    """
-
-    def __init__(self, compiled: Any, segment: Segment) -> None:
-        import openvino as ov
-
-        self._tensor = ov.Tensor
-        self._request = compiled.create_infer_request()
-        self._inputs, self._outputs = segment.inputs, segment.outputs
-        self._known: dict[tuple[str, int, int], Any] = {}
-        self._bound: dict[str, Any] = {}
-
-    def bind(self, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> None:
-        """Read and write these tensors from now on."""
-        for index, spec in enumerate(self._inputs):
-            self._set(self._request.set_input_tensor, index, spec.name, inputs[spec.name])
-        for index, spec in enumerate(self._outputs):
-            self._set(self._request.set_output_tensor, index, spec.name, out[spec.name])
-
-    def infer(self) -> None:
-        """Fill the outputs."""
-        self._request.infer(share_outputs=True)  # or it copies them into a dictionary
-
-    def start(self) -> None:
-        """Begin to fill the outputs."""
-        self._request.start_async()
-
-    def wait(self) -> None:
-        """Return when they are filled; raises what went wrong."""
-        self._request.wait()
-
-    def _set(self, tell: Any, index: int, name: str, tensor: Tensor) -> None:
-        place = (name, tensor.data_ptr(), len(tensor))
-        if self._bound.get(name) == place:
-            return
-        self._bound.pop(name, None)
-        known = self._known.get(place)
-        if known is None:
-            if len(self._known) >= KEPT:
-                self._known.clear()
-            known = self._known[place] = self._tensor(_view(tensor), shared_memory=True)
-        tell(index, known)
-        self._bound[name] = place
-
-
-def _view(tensor: Tensor) -> Any:
-    """An array on the tensor's memory that does not keep it alive.
-
-    It is used again only for a tensor that lies at the same place with the same shape, and a
-    remembered view must not hold memory that its owner let go.
-    """
-    memory = (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())
-    dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
-    return np.frombuffer(memory, dtype=dtype).reshape(tensor.shape)
 
 
 def _rows(tensors: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:

@@ -6,8 +6,7 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +14,24 @@ import torch
 from torch import Tensor
 
 from opa_trt.backends.base import Availability, Backend, Engine
+from opa_trt.backends.torch_calls import (
+    CUDA_TORCH,
+    NO_GPU,
+    exact,
+    fill,
+    on_stream,
+    sample_inputs,
+    torch_threads,
+)
 from opa_trt.clock import MonotonicClock
 from opa_trt.device import CPU, CUDA
 from opa_trt.errors import EngineError
 from opa_trt.machine import has_gpu
-from opa_trt.tree import TORCHSCRIPT, Segment, Target, TensorSpec
+from opa_trt.tree import TORCHSCRIPT, Segment, Target
 
 SAMPLE = 16  # rows at most on which variants are compared: beyond, the order stays
 BUDGET_MS = 250.0  # for comparing, once every variant ran twice
 ROUNDS = (2, 20)  # of the comparison, at least and at most
-NO_GPU = "no GPU that torch can use."
-CUDA_TORCH = "install a CUDA build of torch, on a machine with an NVIDIA GPU."
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,9 @@ class Variant:
     channels_last: bool
 
 
-# On two-core x86 a MobileNetV3 tail ran 1.1 to 3 times as fast with channels last as without, and
-# layers too small for that run best as they are. Optimising wins on some networks of few channels;
-# it has blocked layouts of its own, so that channels last changes nothing there.
+# On one x86 thread MobileNetV3 parts ran 1.1 to 3 times as fast with channels last as without, and
+# a single small layer best as it is. Optimising brings blocked layouts of its own: it was ahead of
+# plain freezing for some batches, and channels last changes nothing there.
 VARIANTS = (Variant(False, True), Variant(False, False), Variant(True, False))
 
 
@@ -125,64 +131,6 @@ def read_trace(data: bytes, device: str = CPU) -> Any:
         # A frozen module's weights are constants, which ``to`` would leave where they are.
         module: Any = torch.jit.load(io.BytesIO(data), map_location=device)  # type: ignore[no-untyped-call]
         return module.eval()
-
-
-def sample_inputs(segment: Segment, target: Target, batch: int) -> dict[str, Tensor]:
-    """Seeded inputs of the segment on the target's device: pixels, or standard normal numbers."""
-    draw = torch.Generator().manual_seed(batch)
-    made = {}
-    for spec in segment.inputs:
-        shape, dtype = (batch, *spec.shape), getattr(torch, spec.dtype)
-        if dtype.is_floating_point:
-            values = torch.randn(shape, generator=draw).to(dtype)
-        else:
-            values = torch.randint(0, 256, shape, generator=draw, dtype=dtype)
-        made[spec.name] = values.to(target.device)
-    return made
-
-
-def fill(specs: Sequence[TensorSpec], given: Any, out: Mapping[str, Tensor]) -> None:
-    """Copy what a module gave, one tensor or several in order, into ``out``."""
-    values = given if isinstance(given, tuple | list) else (given,)
-    for spec, value in zip(specs, values, strict=True):
-        if value.shape != out[spec.name].shape:
-            msg = f"output {spec.name} came as {tuple(value.shape)}."
-            raise EngineError(msg, expected=f"{tuple(out[spec.name].shape)}.")
-        out[spec.name].copy_(value)
-
-
-def on_stream(stream: Any) -> Any:
-    """Within, torch enqueues on ``stream``, or where it does anyway (None)."""
-    return nullcontext() if stream is None else torch.cuda.stream(stream)
-
-
-@contextmanager
-def exact(target: Target) -> Iterator[None]:
-    """Within, fp32 on a GPU is fp32: torch's own default rounds convolutions to TF32."""
-    if target.device == CPU:
-        yield
-        return
-    flags = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [flag.allow_tf32 for flag in flags]
-    try:
-        for flag in flags:
-            flag.allow_tf32 = False
-        yield
-    finally:
-        for flag, value in zip(flags, before, strict=True):
-            flag.allow_tf32 = value
-
-
-@contextmanager
-def torch_threads(target: Target) -> Iterator[None]:
-    """Within, torch has the threads of a CPU target."""
-    before = torch.get_num_threads()
-    if target.device == CPU:
-        torch.set_num_threads(target.threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _fastest(form: bytes, segment: Segment, target: Target) -> Variant:

@@ -34,8 +34,9 @@ class Estimator:
         undoes the division by the softmax's sum, and commutes with sorting and weighing, so it is
         left to the N scores: a group of 1,000 classes takes half the time.
         """
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        powers.sort(axis=1)
+        powers = logits - logits.max(axis=1, keepdims=True)
+        np.exp(powers, out=powers)
+        powers.view(np.int32).sort(axis=1)  # in order as floats above 0 are, and twice as fast
         ascending, total = self._difference
         lowest = powers[:, 0]
         score = (powers @ ascending - lowest * total) / np.maximum(1 - lowest, np.float32(1e-12))

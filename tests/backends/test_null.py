@@ -9,7 +9,7 @@ import torch
 
 from opa_trt.backends.null import NullBackend
 from opa_trt.clock import MonotonicClock, VirtualClock
-from opa_trt.errors import EngineError
+from opa_trt.errors import EngineError, UnknownNameError
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Segment
 
 
@@ -66,6 +66,12 @@ def test_it_promises_nothing_about_its_outputs() -> None:
     assert backend.tolerance is None
     assert not backend.stored
     assert not backend.executes_code
+
+
+def test_it_takes_its_only_device_by_name() -> None:
+    assert NullBackend(device="cpu").label == "null"
+    with pytest.raises(UnknownNameError, match="cuda"):
+        NullBackend(device="cuda")
 
 
 def test_a_virtual_clock_moves_only_when_told() -> None:

@@ -152,5 +152,3 @@ def test_what_cannot_run_here_refuses_damage_all_the_same(
     data = made.compile(toy.segment("tiny"), target)
     with pytest.raises(EngineError, match="damaged"):
         made.load(data[:-1], toy.segment("tiny"), target)
-
-

@@ -31,9 +31,7 @@ def test_garbage_is_refused(vendor: Any, garbage: bytes) -> None:
 def test_a_truncated_engine_is_refused(vendor: Any, part: float) -> None:
     data = vendor.compiled("pioneer")
     with pytest.raises(EngineError):
-        vendor.backend.load(
-            data[: int(part * len(data))], vendor.segment("pioneer"), vendor.target
-        )
+        vendor.backend.load(data[: int(part * len(data))], vendor.segment("pioneer"), vendor.target)
 
 
 def test_bytes_behind_an_engine_are_refused(vendor: Any) -> None:
