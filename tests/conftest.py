@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ from opa_trt.bundle import (
     pack_arrays,
 )
 from opa_trt.clock import VirtualClock
+from opa_trt.machine import has_gpu
 from opa_trt.policies import Estimator, Knowledge, Predictor
 from opa_trt.supernet.onnx_form import onnx_bytes
 from opa_trt.tree import (
@@ -65,6 +67,15 @@ settings.load_profile("opa_trt")
 
 
 # --- every test ---------------------------------------------------------------------------------
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked ``gpu`` skips where there is none, and fails where one was promised."""
+    if item.get_closest_marker("gpu") is None or has_gpu():
+        return
+    if os.environ.get("OPA_TRT_EXPECT_GPU") == "1":
+        pytest.fail("OPA_TRT_EXPECT_GPU=1, but torch sees no GPU", pytrace=False)
+    pytest.skip("no GPU that torch can use")
 
 
 @pytest.fixture(autouse=True)

@@ -77,7 +77,7 @@ def unseal(data: bytes) -> Envelope:
     """
     try:
         stamp, size, digest, payload = _parts(data)
-    except (ValueError, KeyError, TypeError, struct.error) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as exc:
         message = f"{len(data)} bytes that are no engine: {exc}."
         raise EngineError(message, remedy=_REMEDY) from exc
     if len(payload) != size or hashlib.sha256(payload).hexdigest() != digest:
@@ -121,6 +121,10 @@ def _parts(data: bytes) -> tuple[Stamp, int, str, bytes]:
     (length,) = _LENGTH.unpack(data[len(MAGIC) : start])
     header = json.loads(data[start : start + length].decode("ascii"))
     values = header["stamp"]
+    texts = [values[key] for key in ("segment", "content", "form", "capability")]
+    if not all(isinstance(text, str) for text in texts) or type(values["revision"]) is not int:
+        message = "its stamp has values of another type"
+        raise ValueError(message)
     tensors = {key: tuple(map(TensorSpec.from_dict, values[key])) for key in ("inputs", "outputs")}
     stamp = Stamp(**{**values, **tensors, "target": Target(**values["target"])})
     return stamp, int(header["size"]), str(header["sha256"]), data[start + length :]

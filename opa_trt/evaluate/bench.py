@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,129 +14,30 @@ from opa_trt.backends import Engine
 from opa_trt.clock import Clock
 from opa_trt.device import Device
 from opa_trt.errors import ConfigError
-from opa_trt.evaluate.engine_set import EngineSet, Setting, engine_bytes, loaded
+from opa_trt.evaluate.bench_rows import MONOLITH, NODE, ROUTE, Found, Row
+from opa_trt.evaluate.engine_set import EngineSet, Setting, loaded, total
 from opa_trt.evaluate.monoliths import joined_segments
 from opa_trt.progress import Progress
+from opa_trt.runtime import EngineLoader
 from opa_trt.runtime.canary import canary_batches, canary_rows
 from opa_trt.store.latency import repeat_rows
-from opa_trt.tree import IMAGES, Route
+from opa_trt.tree import FEATURES, IMAGES
 
-NODE, ROUTE, MONOLITH = "node", "route", "monolith"
 SECONDS = 1.0
 LEAST_RUNS, MOST_RUNS = 10, 500
-DRAWS = 1000
-
-Run = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Row:
-    """How long one thing took at one batch size.
-
-    Args:
-        kind: ``node``; ``route``: its nodes one after the other, timed as one; ``monolith``: the
-            same sub-network, without the exits on the way, as one engine.
-        nodes: of the tree, in order.
-        chosen: the backend as it was asked for.
-        backend: what ran it at this batch size (``a+b`` where nodes differ).
-        threads: of torch and the backend.
-        batch: images a run.
-        ms: of every run that counts, in order; the same place is the same turn in every row.
-        engine_bytes: size of the compiled engines as they are kept, None where they are not.
-    """
-
-    kind: str
-    nodes: tuple[str, ...]
-    chosen: str
-    backend: str
-    threads: int
-    batch: int
-    ms: tuple[float, ...]
-    engine_bytes: int | None
-
-    @property
-    def name(self) -> str:
-        """The nodes, with arrows between."""
-        return str(Route(self.nodes))
-
-    def at(self, quantile: float) -> float:
-        """ms at a quantile over all runs; with few of them, high quantiles are the slowest run."""
-        return float(np.quantile(self.ms, quantile))
-
-    @property
-    def images_per_s(self) -> float:
-        """At the median."""
-        return 1000 * self.batch / middle if (middle := self.at(0.5)) > 0 else math.inf
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "kind": self.kind,
-            "name": self.name,
-            "nodes": list(self.nodes),
-            "chosen": self.chosen,
-            "backend": self.backend,
-            "threads": self.threads,
-            "batch": self.batch,
-            "runs": len(self.ms),
-            "p50_ms": self.at(0.5),
-            "p95_ms": self.at(0.95),
-            "p99_ms": self.at(0.99),
-            "images_per_s": self.images_per_s,
-            "engine_bytes": self.engine_bytes,
-        }
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A route's median over its monolith's, with the 95 % bootstrap interval over turns."""
-
-    route: Row
-    ratio: float
-    low: float
-    high: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        route = self.route
-        return {
-            "name": route.name,
-            "tail": route.nodes[-1],
-            "chosen": route.chosen,
-            "backend": route.backend,
-            "threads": route.threads,
-            "batch": route.batch,
-            "ratio": self.ratio,
-            "interval": [self.low, self.high],
-        }
-
-
-@dataclass(frozen=True)
-class Found:
-    """All rows, by threads, then batch size, then backend, and what each set of engines is."""
-
-    rows: tuple[Row, ...]
-    sets: tuple[Mapping[str, Any], ...]
-
-    def ratios(self) -> list[Ratio]:
-        """Every route against its monolith at the same backend, threads and batch size."""
-        wholes = {_place(row): row for row in self.rows if row.kind == MONOLITH}
-        routes = [row for row in self.rows if row.kind == ROUTE and _place(row) in wholes]
-        return [_ratio(row, wholes[_place(row)]) for row in routes]
 
 
 def check_batches(batches: Sequence[int], max_batch: int) -> list[int]:
     """``batches`` in ascending order, each once.
 
     Raises:
-        ConfigError: one below 1, or above what engines take.
+        ConfigError: one below 1, or above the largest that a bundle is built for.
     """
     for batch in batches:
         if not 1 <= batch <= max_batch:
             message = f"batch {batch}."
-            raise ConfigError(
-                message, expected=f"1 to {max_batch}, the largest that the bundle is built for."
-            )
+            expected = f"1 to {max_batch}, the largest that this bundle is built for."
+            raise ConfigError(message, expected=expected)
     return sorted(set(batches))
 
 
@@ -150,30 +49,30 @@ def bench(
     seconds: float = SECONDS,
     progress: Progress | None = None,
 ) -> Found:
-    """Time every node and route of one bundle in every setting, at every batch size.
+    """Time every node, and every route of several, in every setting at every batch size.
 
-    Engines run alone: no decision, and images lie on the device already. All settings of the same
-    threads are loaded at once; everything that they have takes turns at a batch size, forwards and
-    backwards by turns, so that a passing load hits all alike. Where there are several settings,
-    each run that follows one of another's is made twice and counted once: threads of the other
-    vendor may still be spinning, and caches hold its weights.
+    Engines run alone: without decisions, on images that lie on the device already, into buffers
+    that are allocated beforehand; a route's next node reads the features where the one before left
+    them. The settings of equal threads are loaded together, and all that they have takes turns at
+    a batch size, forwards and backwards by turns, so that a passing load hits all alike. Where
+    there are several, what follows on another setting's run has an uncounted one first: threads
+    of the other vendor may still be spinning, and the caches hold its weights.
 
     Args:
-        settings: ways to run the same bundle; ``open_settings`` makes them.
+        settings: ways to run one bundle, at least one; ``open_settings`` makes them.
         batches: what ``check_batches`` gave.
-        monoliths: whether the same sub-networks are timed as one engine each, too. They are
-            compiled from the bundle's segments, verified by its canary and kept in the store.
-        seconds: spent on each thing and batch size, as far as ``LEAST_RUNS`` to ``MOST_RUNS`` runs
-            allow; the first run of each is not counted.
-        progress: hears of what is loaded, and of every second that is through.
+        monoliths: whether the routes' sub-networks are timed as one engine each, too. They are
+            compiled from the bundle's segments, verified by its canary, and kept in the store.
+        seconds: spent on each row, as far as ``LEAST_RUNS`` to ``MOST_RUNS`` runs allow; the first
+            run is not counted.
+        progress: hears of what is loaded, and at which batch size what share of the time is spent.
 
     Raises:
         OpaError: an engine cannot be compiled, loaded or verified.
     """
     told = progress or Progress()
-    bundle = settings[0].loader.bundle
     plans = [setting.loader.plan for setting in settings]
-    joined = joined_segments(bundle, plans) if monoliths else {}
+    joined = joined_segments(settings[0].loader.bundle, plans) if monoliths else {}
     rows: list[Row] = []
     sets: list[Mapping[str, Any]] = []
     for threads in dict.fromkeys(setting.loader.threads for setting in settings):
@@ -186,26 +85,140 @@ def bench(
             sets += [found.to_dict() for found in group]
             torch.set_num_threads(threads)
             for batch in batches:
-                told.start(f"batch {batch} × {threads} threads", 100)
+                told.start(f"threads {threads}, batch {batch}", 100)
                 rows += _measured(group, batch, seconds, told)
     return Found(tuple(rows), tuple(sets))
 
 
 @dataclass(frozen=True)
+class _Call:
+    """An engine with the tensors that it reads and fills."""
+
+    engine: Engine
+    inputs: Mapping[str, Tensor]
+    out: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
 class _Subject:
-    """What is timed as one, with the row that will tell of it."""
+    """What is timed as one. ``row`` will tell of it, ``owner`` counts the settings."""
 
     owner: int
     row: Row
-    run: Run
+    run: Callable[[], None]
 
 
-def _measured(
-    group: Sequence[EngineSet], batch: int, seconds: float, told: Progress
-) -> list[Row]:
+def _measured(group: Sequence[EngineSet], batch: int, seconds: float, told: Progress) -> list[Row]:
     subjects = [
         subject for owner, found in enumerate(group) for subject in _subjects(owner, found, batch)
     ]
-    clock = group[0].setting.loader.clock
-    times = _in_turns(subjects, clock, seconds, told)
-    ...
+    times = _in_turns(subjects, group[0].setting.loader.clock, seconds, told)
+    pairs = zip(subjects, times, strict=True)
+    return [replace(subject.row, ms=tuple(measured)) for subject, measured in pairs]
+
+
+def _in_turns(
+    subjects: Sequence[_Subject], clock: Clock, seconds: float, told: Progress
+) -> list[list[float]]:
+    """ms of every counted run of each subject, one run a turn."""
+    times: list[list[float]] = [[] for _ in subjects]
+    several = len({subject.owner for subject in subjects}) > 1
+    begun, whole = clock.now_ms(), 1000 * seconds * len(subjects)
+    for turn in range(MOST_RUNS):
+        spent = clock.now_ms() - begun
+        if turn >= LEAST_RUNS and spent > whole:
+            break
+        told.advance(min(99, int(100 * max(spent / whole, turn / MOST_RUNS))))
+        before = None
+        order = range(len(subjects))
+        for place in order if turn % 2 == 0 else reversed(order):
+            subject = subjects[place]
+            if several and subject.owner != before:
+                subject.run()
+            before = subject.owner
+            start = clock.now_ms()
+            subject.run()
+            times[place].append(clock.now_ms() - start)
+    return times
+
+
+def _subjects(owner: int, found: EngineSet, batch: int) -> Iterator[_Subject]:
+    """Every node, then every route of several nodes, each with its monolith behind it; all warm."""
+    loader = found.setting.loader
+    with loader.device.scope():
+        rows = canary_rows(loader.canary, IMAGES, canary_batches(loader.canary)[-1])
+        images = loader.device.upload(repeat_rows(rows, batch))
+        calls = _calls(found, images)
+        loader.device.wait()
+
+    def subject(kind: str, nodes: tuple[str, ...], made: Sequence[_Call]) -> _Subject:
+        row = _row(found, kind, nodes, batch, [call.engine for call in made])
+        return _Subject(owner, row, _run_of(made, loader.device))
+
+    for name, call in calls.items():
+        yield subject(NODE, (name,), [call])
+    for route in loader.tree.routes():
+        if len(route.nodes) > 1:
+            yield subject(ROUTE, route.nodes, [calls[name] for name in route.nodes])
+        if route in found.monoliths:
+            whole = _warm(found.monoliths[route], {IMAGES: images}, loader.device)
+            yield subject(MONOLITH, route.nodes, [whole])
+
+
+def _calls(found: EngineSet, images: Tensor) -> dict[str, _Call]:
+    """Every node's engine on the features that its parent's call leaves, or on the images."""
+    loader, calls = found.setting.loader, dict[str, _Call]()
+    tree = loader.tree
+    for name in (name for route in tree.routes() for name in route.nodes):
+        if name not in calls:
+            node = tree[name]
+            source = images
+            if node.source == FEATURES:
+                source = calls[tree.parents[name]].out[FEATURES]
+            calls[name] = _warm(found.engines[node.segment], {node.source: source}, loader.device)
+    return calls
+
+
+def _warm(engine: Engine, inputs: Mapping[str, Tensor], device: Device) -> _Call:
+    """A call into outputs of its own, prepared for these tensors."""
+    with device.scope():
+        out = engine.run(inputs)
+        engine.prepare(inputs, out)
+        device.wait()
+    return _Call(engine, inputs, out)
+
+
+def _run_of(calls: Sequence[_Call], device: Device) -> Callable[[], None]:
+    """One call after the other, until the last one's outputs are there."""
+
+    def run() -> None:
+        with device.scope():
+            for call in calls:
+                call.engine.run(call.inputs, call.out)
+            device.wait()
+
+    return run
+
+
+def _row(
+    found: EngineSet, kind: str, nodes: tuple[str, ...], batch: int, engines: Sequence[Engine]
+) -> Row:
+    loader = found.setting.loader
+    ends = nodes[-1:] if kind == MONOLITH else nodes  # a monolith runs where the last node does
+    labels = dict.fromkeys(_label(loader, name, batch) for name in ends)
+    return Row(
+        kind=kind,
+        nodes=nodes,
+        chosen=found.setting.chosen,
+        backend="+".join(labels),
+        threads=loader.threads,
+        batch=batch,
+        ms=(),
+        engine_bytes=total(found.engine_bytes[engine.segment.name] for engine in engines),
+    )
+
+
+def _label(loader: EngineLoader, name: str, batch: int) -> str:
+    """The backend that runs a node at a batch size."""
+    shares = loader.plan[loader.bundle.tree[name].segment]
+    return next(share.vendor.label for share in shares if batch <= share.target.max_batch)

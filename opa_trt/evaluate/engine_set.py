@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,14 +127,22 @@ class Memory:
 
 @dataclass(frozen=True)
 class EngineSet:
-    """A setting's engines: of every segment, and of whole routes by the name of the last node.
+    """A setting's engines, loaded.
 
-    ``left_out`` says of segments that found no room why.
+    Args:
+        setting: whose they are.
+        engines: of every segment, by its name.
+        memory: what loading them took.
+        engine_bytes: size of each engine as it is kept, by its segment's name; None where it is
+            kept nowhere.
+        monoliths: of whole routes.
+        monolith_memory: what loading those took.
     """
 
     setting: Setting
     engines: Mapping[str, Engine]
     memory: Memory
+    engine_bytes: Mapping[str, int | None]
     monoliths: Mapping[Route, Engine] = field(default_factory=dict)
     monolith_memory: Memory | None = None
 
@@ -166,36 +174,46 @@ def loaded(setting: Setting, joined: Mapping[Route, Segment]) -> Iterator[Engine
     """
     held: list[Engine] = []
     try:
-        engines, memory = _load(setting.loader, held)
+        engines, sizes, memory = _load(setting.loader, held)
         if not joined:
-            yield EngineSet(setting, engines, memory)
+            yield EngineSet(setting, engines, memory, sizes)
             return
-        made, whole = _load(monolith_loader(setting.loader, joined), held)
+        made, more, whole = _load(monolith_loader(setting.loader, joined), held)
         wholes = {route: made[segment.name] for route, segment in joined.items()}
-        yield EngineSet(setting, engines, memory, wholes, whole)
+        yield EngineSet(setting, engines, memory, {**sizes, **more}, wholes, whole)
     finally:
         for engine in held:
             engine.close()
 
 
-def _load(loader: EngineLoader, held: list[Engine]) -> tuple[dict[str, Engine], Memory]:
-    before = _resident(), _used(loader)
+def _load(
+    loader: EngineLoader, held: list[Engine]
+) -> tuple[dict[str, Engine], dict[str, int | None], Memory]:
+    """Engines and their sizes, both by segment, and what loading them took."""
+    process, device = _resident(), _used(loader)
     engines = loader.engines()
     held += engines.values()
-    after = _resident(), _used(loader)
-    grown = [None if a is None or b is None else b - a for a, b in zip(before, after, strict=True)]
-    sizes = [engine_bytes(loader, engine) for engine in engines.values()]
-    known = [size for size in sizes if size is not None]
-    whole = sum(known) if len(known) == len(sizes) else None
-    return engines, Memory(*grown, whole, sum(_form_bytes(loader, name) for name in engines))
+    process, device = _growth(process, _resident()), _growth(device, _used(loader))
+    sizes = {name: _engine_bytes(loader, engine) for name, engine in engines.items()}
+    forms = sum(_form_bytes(loader, name) for name in engines)
+    return engines, sizes, Memory(process, device, total(sizes.values()), forms)
 
 
-def engine_bytes(loader: EngineLoader, engine: Engine) -> int | None:
-    """Size of an engine as it is kept in the bundle or the store; None if it is in neither."""
+def total(sizes: Iterable[int | None]) -> int | None:
+    """The sum of sizes, None if one is not known."""
+    found = list(sizes)
+    known = [size for size in found if size is not None]
+    return sum(known) if len(known) == len(found) else None
+
+
+def _growth(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
+
+
+def _engine_bytes(loader: EngineLoader, engine: Engine) -> int | None:
+    """Size of an engine as it is kept in the bundle or the store."""
     parts = engine.parts if isinstance(engine, ByBatch) else (engine,)
-    sizes = [_kept_bytes(loader, part.key) for part in parts]
-    known = [size for size in sizes if size is not None]
-    return sum(known) if len(known) == len(sizes) else None
+    return total(_kept_bytes(loader, part.key) for part in parts)
 
 
 def _kept_bytes(loader: EngineLoader, key: str) -> int | None:

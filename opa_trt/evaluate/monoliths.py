@@ -1,4 +1,4 @@
-"""The sub-networks of a bundle's routes as one engine each, found, verified and kept like others."""
+"""A bundle's routes as one engine each: found, verified and kept like every other engine."""
 
 from __future__ import annotations
 

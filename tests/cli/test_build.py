@@ -11,6 +11,7 @@ import pytest
 
 from opa_trt.builder import STAGES, Recipe
 from opa_trt.bundle import Bundle
+from opa_trt.tree import PlanEntry
 from opa_trt_cli.console import StageLines
 
 Arguments = tuple[object, ...]
@@ -152,6 +153,21 @@ def test_show_tells_what_every_stage_found(call: Any, bundle: Path) -> None:
     lines = call("show", bundle).out.splitlines()
     told = [line.split()[0] for line in lines if line.startswith(" ") and line.strip()]
     assert [stage for stage in told if stage in STAGES] == list(STAGES)
+
+
+def test_show_prints_who_runs_what_and_what_the_contest_measured(
+    call: Any, toy: Any, tmp_path: Path
+) -> None:
+    parts = (PlanEntry("openvino", "fp32", 1, 4), PlanEntry("torchscript", "fp32", 5, 8))
+    ms = {"tiny": {1: {"openvino": 0.25, "torchscript": 0.5}, 8: {"openvino": 2.0}}}
+    plan = dict.fromkeys(toy.forms, parts)
+    path = toy.pack(tmp_path / "t.opa", plan=plan, report={"compile": {"line": "", "ms": ms}})
+    rows = [line.split() for line in call("show", path).out.splitlines()]
+    assert ["tiny", "1", "openvino", "0.25", "0.50"] in rows
+    assert ["tiny", "8", "torchscript", "2.00"] in rows
+    found = call("show", path, "--json").json()
+    assert found["plan"]["tiny"][1]["min_batch"] == 5
+    assert found["contest_ms"]["tiny"]["1"]["openvino"] == 0.25
 
 
 def test_show_writes_one_json_object(call: Any, bundle: Path) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 from opa_trt.backends import Backend, Engine, backend, backend_names
 from opa_trt.device import CPU, CUDA
 from opa_trt.device import device as device_named
-from opa_trt.machine import has_gpu
 from opa_trt.runtime.canary import verify
 from opa_trt.supernet.pt2_form import pt2_bytes
 from opa_trt.tree import FEATURES, IMAGES, PT2, Segment, Tree
@@ -23,15 +22,6 @@ from opa_trt.tree import FEATURES, IMAGES, PT2, Segment, Tree
 MAX_BATCH = 8
 REQUIRED = ("openvino", "onnxruntime", "inductor", "torchscript", "null")  # what CI must have
 Pt2 = Callable[[str], bytes]
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A test marked ``gpu`` skips where there is none, and fails where one was promised."""
-    if item.get_closest_marker("gpu") is None or has_gpu():
-        return
-    if os.environ.get("OPA_TRT_EXPECT_GPU") == "1":
-        pytest.fail("OPA_TRT_EXPECT_GPU=1, but torch sees no GPU", pytrace=False)
-    pytest.skip("no GPU that torch can use")
 
 
 def labels() -> Iterator[tuple[Backend, str]]:
