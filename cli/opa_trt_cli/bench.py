@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +13,9 @@ import click
 from opa_trt_cli import options
 
 if TYPE_CHECKING:
-    from opa_trt.evaluate.bench_rows import Found, Ratio, Row
+    from opa_trt.evaluate.bench_rows import Found
 
 AUTO = "auto"
-ENOUGH = 100  # runs for a p99 that is not just the slowest
-AS_ONE = " as one engine"
-COLUMNS = (
-    ("what", "left"),
-    ("backend", "left"),
-    ("threads", "right"),
-    ("batch", "right"),
-    ("p50 ms", "right"),
-    ("p95 ms", "right"),
-    ("p99 ms", "right"),
-    ("images/s", "right"),
-    ("runs", "right"),
-)
 
 
 def _number(context: click.Context, option: click.Parameter, value: float) -> float:
@@ -114,12 +100,15 @@ def command(
     from opa_trt.evaluate.bench_picture import draw_bench
     from opa_trt.evaluate.engine_set import open_settings
     from opa_trt.evaluate.picture import require_matplotlib
+    from opa_trt_cli.bench_tables import say_bench
     from opa_trt_cli.console import StageLines, say, say_json
 
     if picture is not None:
         require_matplotlib()
     opened = Bundle(bundle)
-    sizes = check_batches(batches or opened.manifest.buckets, opened.manifest.max_batch)
+    largest = opened.manifest.max_batch
+    measured = [min(bucket, largest) for bucket in opened.manifest.buckets]
+    sizes = check_batches(batches or measured, largest)
     settings = open_settings(opened, backends, threads or (None,))
     with StageLines(quiet=True) as lines:
         found = bench(settings, sizes, monoliths=monolith, seconds=seconds, progress=lines)
@@ -127,10 +116,9 @@ def command(
     if as_json:
         say_json(_facts(bundle, machine, found, picture))
     else:
-        _print(found, machine)
+        say_bench(found, machine)
     if picture is not None:
-        cores = f"{machine['cores']} cores of {machine['gpu'] or machine['processor']}"
-        draw_bench(picture, found.rows, f"{bundle.name} on {cores}")
+        draw_bench(picture, found.rows, f"{bundle.name} on {_where(found, machine)}")
         if not as_json:
             say(f"picture: {picture}")
 
@@ -152,6 +140,15 @@ def _machine() -> dict[str, Any]:
     }
 
 
+def _where(found: Found, machine: dict[str, Any]) -> str:
+    """The devices that engines ran on."""
+    names = {
+        "cpu": f"{machine['cores']} cores of {machine['processor']}",
+        "cuda": machine["gpu"],
+    }
+    return " and ".join(dict.fromkeys(names[made["device"]] for made in found.sets))
+
+
 def _facts(
     bundle: Path, machine: dict[str, Any], found: Found, picture: Path | None
 ) -> dict[str, Any]:
@@ -163,90 +160,3 @@ def _facts(
         "ratios": [ratio.to_dict() for ratio in found.ratios()],
         "picture": None if picture is None else str(picture),
     }
-
-
-def _print(found: Found, machine: dict[str, Any]) -> None:
-    from opa_trt_cli.console import say, say_table
-
-    several = len({row.chosen for row in found.rows}) > 1
-    say_table(COLUMNS, (_cells(row, several) for row in found.rows))
-    if ratios := found.ratios():
-        say("\nroute over the same sub-network as one engine, median [95 % interval]")
-        _print_ratios(ratios)
-    say()
-    for made in found.sets:
-        say(_told(made))
-    fewest = min(len(row.ms) for row in found.rows)
-    if fewest < ENOUGH:
-        say(f"p99 of {fewest} runs is little else than the slowest: more --seconds")
-    say(f"{machine['cores']} cores of {machine['processor']}, {machine['system']}")
-    if machine["gpu"]:
-        say(machine["gpu"])
-
-
-def _cells(row: Row, several: bool) -> tuple[str, ...]:
-    from opa_trt.evaluate.bench_rows import MONOLITH
-
-    return (
-        row.name + (AS_ONE if row.kind == MONOLITH else ""),
-        _backend(row, several),
-        str(row.threads),
-        str(row.batch),
-        *(f"{row.at(quantile):.3f}" for quantile in (0.5, 0.95, 0.99)),
-        f"{row.images_per_s:,.0f}",
-        str(len(row.ms)),
-    )
-
-
-def _backend(row: Row, several: bool) -> str:
-    """Who ran it; where several backends were asked for, that ``auto`` chose it."""
-    return f"{AUTO}: {row.backend}" if several and row.chosen == AUTO else row.backend
-
-
-def _print_ratios(ratios: Sequence[Ratio]) -> None:
-    """A line a tail, backend and number of threads; a column a batch size."""
-    from opa_trt_cli.console import say_table
-
-    batches = sorted({ratio.route.batch for ratio in ratios})
-    lines: dict[tuple[str, str, int], dict[int, str]] = {}
-    for ratio in ratios:
-        row = ratio.route
-        line = lines.setdefault((row.name, row.chosen, row.threads), {})
-        line[row.batch] = f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
-    say_table(
-        (
-            ("route", "left"),
-            ("backend", "left"),
-            ("threads", "right"),
-            *((f"batch {batch}", "right") for batch in batches),
-        ),
-        (
-            (name, backend, str(threads), *(line.get(batch, "") for batch in batches))
-            for (name, backend, threads), line in lines.items()
-        ),
-    )
-
-
-def _told(made: Any) -> str:
-    """A line on a set of engines: versions, threads, memory, what found no room."""
-    versions = " and ".join(f"{label} {version}" for label, version in made["versions"].items())
-    threads = f"{made['threads']} thread{'' if made['threads'] == 1 else 's'}"
-    line = f"{versions}, {threads}: {_size(made['memory'])}"
-    if made["monolith_memory"] is not None:
-        line += f"; as one engine each {_size(made['monolith_memory'])}"
-    for segment, why in made["left_out"].items():
-        line += f"; {segment} is left out: {why}"
-    return line
-
-
-def _size(memory: dict[str, int | None]) -> str:
-    """What loading took, as far as it is known."""
-    told = []
-    if memory["engine_bytes"] is not None:
-        told.append(f"engines of {memory['engine_bytes'] / 1e6:.1f} MB")
-    told.append(f"from {(memory['form_bytes'] or 0) / 1e6:.1f} MB of portable segments")
-    if memory["process_bytes"] is not None:
-        told.append(f"loading them took {memory['process_bytes'] / 1e6:.1f} MB of memory")
-    if memory["device_bytes"] is not None:
-        told.append(f"and {memory['device_bytes'] / 1e6:.1f} MB of the GPU's")
-    return ", ".join(told)

@@ -15,6 +15,7 @@ MOST_ROUTES = 12  # lines a panel: of more, some between the first and the last 
 PANELS_A_ROW = 3
 MOST_COLOUR = 0.92  # of the colour map: its last part is too pale on white
 ENTRY = "#8a8a8a"
+BAND = 0.09  # opacity: many of them overlap
 
 
 def draw_bench(path: Path, rows: Sequence[Row], title: str) -> None:
@@ -41,8 +42,8 @@ def draw_bench(path: Path, rows: Sequence[Row], title: str) -> None:
     panels: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
         panels.setdefault((row.chosen, row.threads), []).append(row)
-    columns = min(PANELS_A_ROW, len(panels))
-    lines = -(-len(panels) // columns)
+    lines = -(-len(panels) // PANELS_A_ROW)
+    columns = -(-len(panels) // lines)  # four are two rows of two
     figure, axes = plt.subplots(
         lines,
         columns,
@@ -105,11 +106,11 @@ def _line(axis: Any, rows: Sequence[Row], colour: Any) -> None:
     """One subject at ascending batch sizes: medians, and for all but monoliths p99 above them."""
     batches, middle = [row.batch for row in rows], [row.at(0.5) for row in rows]
     if rows[0].kind == MONOLITH:
-        axis.plot(batches, middle, "--", color=colour, lw=1.2, marker="x", ms=4)
+        axis.plot(batches, middle, "--", color=colour, lw=1, marker="x", ms=3.5)
         return
     axis.plot(batches, middle, color=colour, lw=1.4, marker="o", ms=3.5)
     high = [row.at(0.99) for row in rows]
-    axis.fill_between(batches, middle, high, color=colour, alpha=0.13, lw=0)
+    axis.fill_between(batches, middle, high, color=colour, alpha=BAND, lw=0)
     if len(rows) == 1:  # a band has no width there
         axis.vlines(batches, middle, high, color=colour, alpha=0.4, lw=3)
 
