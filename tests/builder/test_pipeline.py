@@ -117,9 +117,9 @@ def test_every_backend_has_an_engine_of_every_segment(built: Any) -> None:
 def test_the_fastest_backend_is_the_bundles(built: Any) -> None:
     ms = built.manifest.report["compile"]["ms"]
     rows = [row for by_batch in ms.values() for row in by_batch.values()]
-    names = built.recipe.compile.backends
     means = {
-        name: np.mean([np.log(row[name] / min(row.values())) for row in rows]) for name in names
+        name: np.mean([np.log(row[name] / min(row.values())) for row in rows if name in row])
+        for name in rows[0]  # later rows lack those that were hopeless in the first
     }
     assert built.manifest.backend == min(means, key=means.get)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from opa_trt.backends.envelope import Envelope, Stamp
+from opa_trt.backends.torchscript import TorchScriptBackend
 from opa_trt.machine import capability
 from opa_trt.store import EngineStore
 from opa_trt.tree import Target
@@ -38,7 +39,7 @@ def put(store: EngineStore) -> Put:
             (),
             "torchscript",
             replace(OWN, **target),
-            1,
+            TorchScriptBackend.revision,
             capability("cpu"),
         )
         data = Envelope(stamp, b"x" * 2000).seal()
