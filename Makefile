@@ -17,8 +17,8 @@ help: ## list these targets
 demo: $(STAMP) ## build from the shipped digits and stream images through it; options through ARGS="..."
 	@$(BIN)/opa-trt demo $(ARGS)
 
-test: $(STAMP) ## run the tests with coverage, without the slow and the GPU ones
-	@$(BIN)/python -m pytest --cov --cov-report=term -m "not slow and not gpu"
+test: $(STAMP) ## run the tests on all cores with coverage, without the slow and the GPU ones
+	@$(BIN)/python -m pytest -q -n auto --dist loadgroup --cov --cov-report=term -m "not slow and not gpu"
 
 check: $(STAMP) ## lint, formatting, types and the direction of imports
 	@$(BIN)/ruff check .

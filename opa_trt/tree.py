@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -90,9 +90,23 @@ class Segment:
     forms: Mapping[str, bytes]
     content: str
 
+    def in_onnx(self) -> Segment:
+        """The segment with its tensors named as its ONNX form names them."""
+        read, given = ([spec.name for spec in specs] for specs in (self.inputs, self.outputs))
+        names = onnx_outputs(read, given)
+        if names == given:
+            return self
+        outputs = [replace(s, name=name) for s, name in zip(self.outputs, names, strict=True)]
+        return replace(self, outputs=tuple(outputs))
+
     def without_code(self) -> Segment:
         """The segment with those of its forms alone that cannot execute code."""
         return replace(self, forms={k: v for k, v in self.forms.items() if k in CODE_FREE})
+
+
+def onnx_outputs(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
+    """What ONNX calls ``outputs``: there, one that has an input's name needs another."""
+    return [f"{name}_out" if name in inputs else name for name in outputs]
 
 
 @dataclass(frozen=True)

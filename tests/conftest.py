@@ -69,6 +69,16 @@ settings.load_profile("opa_trt")
 # --- every test ---------------------------------------------------------------------------------
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes run the tests, a file's stay together; so do those of conformance,
+    which share what vendors compiled."""
+    for item in items:
+        folder = item.path.parent
+        group = folder if folder.name == "conformance" else item.path
+        item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test marked ``gpu`` skips where there is none, and fails where one was promised."""
     if item.get_closest_marker("gpu") is None or has_gpu():

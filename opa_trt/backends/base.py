@@ -183,6 +183,7 @@ class Backend(ABC):
         devices: where its engines run, the default first.
         precisions: that it compiles for.
         quick: whether it compiles fast enough for ``auto`` to try it unasked.
+        judges: whether ``check_plan`` says more than that an engine is whole.
     """
 
     name: str
@@ -194,6 +195,7 @@ class Backend(ABC):
     devices: tuple[str, ...] = (CPU,)
     precisions: tuple[str, ...] = (FP32,)
     quick: bool = True
+    judges: bool = False
 
     def __init__(self, device: str | None = None) -> None:
         if device is not None and device not in self.devices:
@@ -311,6 +313,15 @@ class Backend(ABC):
             engine = self._load(found.payload, segment, target)
         engine.key = wanted.key() if self.stored else ""
         return engine
+
+    def check_plan(self, data: bytes) -> str:
+        """What the vendor says of an engine of ``compile`` without running it.
+
+        Raises:
+            EngineError: it is damaged, or the vendor says that it cannot run here.
+        """
+        unseal(data)
+        return "not judged"
 
     @abstractmethod
     def _compile(self, segment: Segment, target: Target) -> bytes: ...

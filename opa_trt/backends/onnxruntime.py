@@ -51,7 +51,7 @@ class OnnxRuntimeBackend(Backend):
             optimised = Path(folder) / "engine.onnx"
             options.optimized_model_filepath = str(optimised)
             session = ort.InferenceSession(segment.forms[ONNX], options, PROVIDERS)
-            _check_tensors(session, segment)
+            _check_tensors(session, segment.in_onnx())
             return optimised.read_bytes()
 
     def _load(self, data: bytes, segment: Segment, target: Target) -> Engine:
@@ -69,6 +69,7 @@ class OnnxRuntimeEngine(Engine):
     def __init__(self, session: Any, segment: Segment, target: Target) -> None:
         super().__init__(segment, target)
         self._session = session
+        self._named = segment.in_onnx()
         self._known: dict[tuple[int, ...], Any] = {}
 
     def _run(self, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor], stream: Any) -> None:
@@ -87,9 +88,9 @@ class OnnxRuntimeEngine(Engine):
             if len(self._known) >= KEPT:
                 self._known.clear()
             known = self._known[place] = self._session.io_binding()
-            for spec, tensor in zip(self.segment.inputs, read, strict=True):
+            for spec, tensor in zip(self._named.inputs, read, strict=True):
                 known.bind_input(*_place(spec, tensor))
-            for spec, tensor in zip(self.segment.outputs, written, strict=True):
+            for spec, tensor in zip(self._named.outputs, written, strict=True):
                 known.bind_output(*_place(spec, tensor))
         return known
 

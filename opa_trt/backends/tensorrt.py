@@ -67,24 +67,11 @@ class TensorRTBackend(Backend):
             )
         return Availability(version=version)
 
-    def check_plan(self, data: bytes) -> str:
-        """``valid``, ``suboptimal``, ``no GPU`` or ``not judged``: what the vendor says of an
-        engine of ``compile`` by its header, without running it.
-
-        Raises:
-            EngineError: it is damaged, no engine of this vendor, or cannot run on this GPU.
-        """
-        envelope = unseal(data)
-        verdict = self._api().verdict(envelope.payload)
-        if verdict not in FIT:
-            message = f"{self.label} says of the engine of {envelope.stamp.segment}: {verdict}."
-            raise EngineError(message, remedy="compile it again from the portable segment.")
-        return verdict
-
     def _api(self) -> TensorRTApi:
         return TensorRTApi(import_module(self.module))
 
     def _compile(self, segment: Segment, target: Target) -> bytes:
+        segment = segment.in_onnx()
         model = segment.forms[ONNX]
         if target.precision == FP16:
             model = half_precision(model)
@@ -117,9 +104,24 @@ class TensorRTRTXBackend(TensorRTBackend):
     newest = 1
     extra = "tensorrt-rtx"
     portable = True
+    judges = True
 
     def capability(self) -> str:
         return f"any GPU that TensorRT-RTX supports, {platform.system()} {platform.machine()}"
+
+    def check_plan(self, data: bytes) -> str:
+        """``valid``, ``suboptimal`` or ``no GPU``: what the vendor says of an engine of
+        ``compile`` by its header, without running it.
+
+        Raises:
+            EngineError: it is damaged, no engine of this vendor, or cannot run on this GPU.
+        """
+        envelope = unseal(data)
+        verdict = self._api().verdict(envelope.payload)
+        if verdict not in FIT:
+            message = f"{self.label} says of the engine of {envelope.stamp.segment}: {verdict}."
+            raise EngineError(message, remedy="compile it again from the portable segment.")
+        return verdict
 
 
 def _check(difference: str, segment: Segment) -> None:

@@ -154,7 +154,12 @@ class TensorRTEngine(Engine):
         super().__init__(segment, target)
         self._api = api
         self._runtime, self._engine = api.deserialise(plan)
-        if difference := mismatch(segment, api.engine_bindings(self._engine), target):
+        named = segment.in_onnx()
+        self._names = {
+            ours.name: theirs.name
+            for ours, theirs in zip(segment.outputs, named.outputs, strict=True)
+        }
+        if difference := mismatch(named, api.engine_bindings(self._engine), target):
             message = f"the plan has {difference}."
             raise EngineError(message, remedy="compile it again from the portable segment.")
         self._size = api.scratch_bytes(self._engine)
@@ -168,9 +173,10 @@ class TensorRTEngine(Engine):
         """Warm up, and capture a CUDA graph that later runs on these very tensors replay."""
         self.run(inputs, out)
         if out.keys() == {spec.name for spec in self.segment.outputs}:
-            self._capture(inputs, out, torch.cuda.current_stream())
+            self._capture(inputs, self._named(out), torch.cuda.current_stream())
 
     def _run(self, inputs: Tensors, out: Tensors, stream: Any) -> None:
+        out = self._named(out)
         asked = torch.cuda.current_stream() if stream is None else stream
         if asked != torch.cuda.default_stream():
             self._enqueue(inputs, out, asked)
@@ -179,6 +185,10 @@ class TensorRTEngine(Engine):
         self._side.wait_stream(asked)
         self._enqueue(inputs, out, self._side)
         asked.wait_stream(self._side)
+
+    def _named(self, out: Tensors) -> Tensors:
+        """Outputs by the names that the plan has for them."""
+        return {self._names[name]: tensor for name, tensor in out.items()}
 
     def _enqueue(self, inputs: Tensors, out: Tensors, stream: Any) -> None:
         captured = self._graphs.get(place_of(inputs, out))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -51,7 +51,7 @@ class Estimator:
 
     def accuracy(self, logits: Floats) -> float:
         """Estimated accuracy of the pioneer on this group, 0 to 1."""
-        return float(self.right(logits).mean())
+        return int(np.count_nonzero(self.right(logits))) / len(logits)
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,25 @@ class Predictor:
 
     def accuracies(self, estimated: float, codes: Floats) -> Floats:
         """``[T] float32`` accuracies (0 to 1) for the archs ``codes [T, E] float32``."""
-        column = np.full((len(codes), 1), estimated, dtype=np.float32)
-        out = np.concatenate([column, codes], axis=1)
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            out = np.maximum(out @ weight + bias, 0)
-        result: Floats = np.clip((out @ self.weights[-1] + self.biases[-1])[:, 0], 0.0, 1.0)
-        return result
+        return self.of(codes)(estimated)
+
+    def of(self, codes: Floats) -> Callable[[float], Floats]:
+        """``accuracies`` for these archs: what depends on them alone is computed once."""
+        column, rest = self.weights[0][0], self.weights[0][1:]
+        start = codes @ rest + self.biases[0]
+        layers = [*zip(self.weights[1:], self.biases[1:], strict=True)]
+
+        def accuracies(estimated: float) -> Floats:
+            out: Floats = start + np.float32(estimated) * column
+            for weight, bias in layers:
+                np.maximum(out, 0, out=out)
+                out = out @ weight
+                out += bias
+            result = out[:, 0]
+            np.maximum(result, 0, out=result)
+            return np.minimum(result, 1, out=result)
+
+        return accuracies
 
 
 @dataclass(frozen=True)

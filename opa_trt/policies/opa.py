@@ -26,8 +26,10 @@ class OpaPolicy:
             message = f"policy opa takes no options, got {sorted(options)}."
             raise ConfigError(message)
         self._knowledge = knowledge
-        self._codes = {
-            node.name: np.stack([knowledge.codes[name] for name in node.successors])
+        self._predicted = {
+            node.name: knowledge.predictor.of(
+                np.stack([knowledge.codes[name] for name in node.successors])
+            )
             for node in tree.nodes.values()
             if node.successors
         }
@@ -41,23 +43,22 @@ class OpaPolicy:
             message = f"policy opa needs logits, which {view.node} does not give."
             raise ConfigError(message, remedy="use another policy for this bundle.")
         estimated = self._knowledge.estimator.accuracy(view.logits)
-        accuracy = self._knowledge.predictor.accuracies(estimated, self._codes[view.node])
-        latency = view.latency_ms[:, -1]
-        fitting = latency <= budget.left_ms
-        if fitting.any():
-            order = np.lexsort((latency, -np.where(fitting, accuracy, -1.0)))
-            best = int(order[0])
-            reason = f"{view.successors[best]} is the best of {int(fitting.sum())} that fit"
+        accuracy: list[float] = self._predicted[view.node](estimated).tolist()
+        latency: list[float] = view.latency_ms[:, -1].tolist()
+        fitting = [place for place, ms in enumerate(latency) if ms <= budget.left_ms]
+        if fitting:
+            best = max(fitting, key=lambda place: (accuracy[place], -latency[place]))
+            reason = f"{view.successors[best]} is the best of {len(fitting)} that fit"
         else:
             best, reason = STOP, "nothing fits, so the pioneer answers"
         decision = Decision(
             choice=np.full(view.pending, best, dtype=np.int64),
             successors=view.successors,
-            predicted_ms=tuple(latency.tolist()),
-            predicted_accuracy=tuple(accuracy.tolist()),
+            predicted_ms=tuple(latency),
+            predicted_accuracy=tuple(accuracy),
             estimated_accuracy=estimated,
             left_ms=budget.left_ms,
-            fits=bool(fitting.any()),
+            fits=bool(fitting),
             reason=reason,
         )
         return decision, None

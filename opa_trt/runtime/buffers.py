@@ -17,12 +17,19 @@ class Buffer:
 
     def __init__(self, spec: TensorSpec, rows: int, device: Device) -> None:
         self._memory = device.empty((rows, *spec.shape), spec.dtype)
+        self._views: dict[int, Tensor] = {}  # by rows: making one takes longer than finding it
         self._generation = 0
 
     def lease(self, rows: int) -> Lease:
         """The first ``rows`` rows, until the next lease is taken."""
         self._generation += 1
         return Lease(self, self._generation, rows)
+
+    def _view(self, rows: int) -> Tensor:
+        view = self._views.get(rows)
+        if view is None:
+            view = self._views[rows] = self._memory[:rows]
+        return view
 
 
 class Lease:
@@ -41,4 +48,4 @@ class Lease:
         if buffer._generation != self._generation:
             message = f"lease {self._generation} of a buffer now leased as {buffer._generation}."
             raise StaleLease(message, expected="the present group's lease.")
-        return buffer._memory[: self._rows]
+        return buffer._view(self._rows)

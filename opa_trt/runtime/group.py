@@ -22,7 +22,8 @@ from opa_trt.runtime.latency import LatencyModel
 from opa_trt.runtime.result import Step
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
 
-Rows = npt.NDArray[np.int64]
+Indices: TypeAlias = npt.NDArray[np.int64]
+Rows: TypeAlias = slice | Indices  # of a group: a chunk's, or some of them
 Logits: TypeAlias = npt.NDArray[np.float32] | None
 
 
@@ -44,6 +45,19 @@ class Machinery:
     clock: Clock
     buckets: tuple[int, ...]
     state: Any = None
+    _batches: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.names = np.array([*self.tree.nodes])
+        self.places = {name: place for place, name in enumerate(self.tree.nodes)}
+
+    def batches(self, count: int) -> tuple[int, ...]:
+        """The sizes that a policy may think of for ``count`` images, ascending to ``count``."""
+        found = self._batches.get(count)
+        if found is None:
+            below = (bucket for bucket in self.buckets if bucket < count)
+            found = self._batches[count] = (*below, count)
+        return found
 
 
 @dataclass
@@ -60,8 +74,8 @@ class Group:
 
     def __post_init__(self) -> None:
         count = len(self.pixels)
-        self.logits = np.zeros((count, self.classes), dtype=np.float32)
-        self.nodes = np.full(count, "", dtype=object)
+        self.logits = np.empty((count, self.classes), dtype=np.float32)
+        self.answered_by = np.empty(count, dtype=np.intp)  # places in ``machinery.names``
         self.engine_ms = 0.0
         self.leases: dict[str, Lease] = {}
 
@@ -73,29 +87,35 @@ class Group:
         """Since the group entered, engines left out: what the runtime itself took."""
         return self.elapsed_ms() - self.engine_ms
 
-    def run_chunk(self, entry: Node, rows: Rows, later: Rows, chunk: int) -> None:
-        """Answer ``rows``, leaving time for the entries (and a fair share more) of ``later``.
+    @property
+    def nodes(self) -> npt.NDArray[np.str_]:
+        """``[N]`` the name of the node that answered each image."""
+        return self.machinery.names[self.answered_by]
 
-        Args:
-            entry: where they enter.
-            rows: indices of this chunk's images.
-            later: indices of the images of later chunks.
-            chunk: the largest chunk.
+    def run_chunk(self, entry: Node, first: int, chunk: int) -> None:
+        """Answer ``chunk`` images (or what is left) from ``first`` on.
+
+        Time is left for the entries of those that come later, and a fair share of the rest.
         """
+        total = len(self.pixels)
+        count = min(chunk, total - first)
+        later = total - first - count
+        rows = slice(first, first + count)
         latency = self.machinery.latency
         slowdown = latency.slowdown
-        expected = latency.expected(entry.name, len(rows))
-        logits, measured = self._execute(entry, self.pixels[rows[0] : rows[-1] + 1])
-        reading = latency.read(entry.name, len(rows), measured)
-        latency.observe_entry(entry.name, len(rows), measured)
+        expected = latency.expected(entry.name, count)
+        logits, measured = self._execute(entry, self._pixels(rows))
+        reading = latency.read(entry.name, count, measured)
+        latency.observe_entry(entry.name, count, measured)
         reserved = sum(
-            latency.expected(entry.name, min(chunk, len(later) - start), reading)
-            for start in range(0, len(later), chunk)
+            latency.expected(entry.name, min(chunk, later - start), reading)
+            for start in range(0, later, chunk)
         )
         now = self.elapsed_ms()
         free = self.deadline_ms - now - reserved - latency.overhead_ms
-        until = now + free * len(rows) / (len(rows) + len(later))
-        self._answer(entry, rows, logits, until, reading, Seen(expected, measured, slowdown))
+        until = now + free * count / (count + later)
+        seen = Seen(count, expected, measured, slowdown)
+        self._answer(entry, rows, logits, until, reading, seen)
 
     def _execute(self, node: Node, source: Tensor) -> tuple[Logits, float]:
         """Run a node on its rows: its logits on the host, if it has any, and ms until then.
@@ -128,35 +148,45 @@ class Group:
         slowdown: float,
         seen: Seen,
     ) -> None:
-        """Note the node's logits, ask the policy where its images go, and send them there.
+        """Ask the policy where a node's images go, and send them there, or keep its logits.
 
         ``until_ms`` is when these rows must be answered, counted from the group's entry.
         """
-        if logits is not None:
-            self.logits[rows] = logits
-            self.nodes[rows] = node.name
-        decision, begun = None, self.own_ms()
+        decision, accuracy, begun = None, seen.accuracy, self.own_ms()
         if node.successors:
             left = until_ms - self.elapsed_ms()
-            decision = self._decide(node, logits, len(rows), left, slowdown)
-            self.fallback |= not decision.fits and bool((decision.choice == STOP).any())
-        accuracy = seen.accuracy if decision is None else decision.estimated_accuracy
+            decision = self._decide(node, logits, seen.images, left, slowdown)
+            accuracy = decision.estimated_accuracy
         self.steps.append(
             Step(
-                node.name, len(rows), seen.expected_ms, seen.measured_ms, accuracy,
+                node.name, seen.images, seen.expected_ms, seen.measured_ms, accuracy,
                 node.accuracy, seen.slowdown, decision,
             )
         )  # fmt: skip
-        if decision is not None:
-            self._follow(node, rows, decision, until_ms, slowdown)
-            if (decision.choice != STOP).any():
-                self.machinery.latency.observe_overhead(self.own_ms() - begun)
+        if decision is None:
+            self._keep(node, rows, logits)
+            return
+        chosen = sorted(set(decision.choice.tolist()))
+        for index in chosen:  # STOP comes first: on a GPU the next download ends these logits
+            share = None if len(chosen) == 1 else np.flatnonzero(decision.choice == index)
+            if index != STOP:
+                self._follow(node, index, decision, rows, share, until_ms, slowdown)
+                continue
+            self.fallback |= not decision.fits
+            self._keep(node, _part(rows, share), logits if share is None else logits[share])
+        if chosen[-1] != STOP:
+            self.machinery.latency.observe_overhead(self.own_ms() - begun)
+
+    def _keep(self, node: Node, rows: Rows, logits: Logits) -> None:
+        """These rows' answer is the node's."""
+        self.logits[rows] = logits
+        self.answered_by[rows] = self.machinery.places[node.name]
 
     def _decide(
         self, node: Node, logits: Logits, count: int, left_ms: float, slowdown: float
     ) -> Decision:
         machinery = self.machinery
-        batches = (*(bucket for bucket in machinery.buckets if bucket < count), count)
+        batches = machinery.batches(count)
         view = View(
             node=node.name,
             logits=logits,
@@ -174,32 +204,48 @@ class Group:
     def _follow(
         self,
         node: Node,
-        rows: Rows,
+        index: int,
         decision: Decision,
+        rows: Rows,
+        share: Indices | None,
         until_ms: float,
         slowdown: float,
     ) -> None:
-        """Run the chosen successors, each on its share of the images."""
-        machinery = self.machinery
-        for index in np.unique(decision.choice[decision.choice != STOP]):
-            child = machinery.tree[node.successors[index]]
-            chosen = np.flatnonzero(decision.choice == index)
-            features = child.source == FEATURES
-            source = self.leases[node.name].tensor() if features else self.pixels[rows]
-            if len(chosen) < len(rows):
-                source = source[torch.from_numpy(chosen).to(source.device)]
-            expected = machinery.latency.expected(child.name, len(chosen), slowdown)
-            made, measured = self._execute(child, source.contiguous())
-            machinery.latency.observe(child.name, expected, measured)
-            seen = Seen(expected, measured, slowdown, decision.predicted_accuracy[index])
-            self._answer(child, rows[chosen], made, until_ms, slowdown, seen)
+        """Run a successor on its share of the rows (None: all of them)."""
+        latency = self.machinery.latency
+        child = self.machinery.tree[node.successors[index]]
+        rows = _part(rows, share)
+        if child.source == IMAGES:
+            source = self._pixels(rows)
+        else:
+            source = self.leases[node.name].tensor()
+            if share is not None:
+                source = source[torch.from_numpy(share).to(source.device)]
+        expected = latency.expected(child.name, len(source), slowdown)
+        logits, measured = self._execute(child, source)
+        latency.observe(child.name, expected, measured)
+        accuracy = decision.predicted_accuracy[index]
+        seen = Seen(len(source), expected, measured, slowdown, accuracy)
+        self._answer(child, rows, logits, until_ms, slowdown, seen)
+
+    def _pixels(self, rows: Rows) -> Tensor:
+        whole = isinstance(rows, slice) and rows.stop - rows.start == len(self.pixels)
+        return self.pixels if whole else self.pixels[rows]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What was expected of a node, and what it took."""
+    """On how many images a node ran, what was expected of it, and what it took."""
 
+    images: int
     expected_ms: float
     measured_ms: float
     slowdown: float
     accuracy: float = math.nan
+
+
+def _part(rows: Rows, share: Indices | None) -> Rows:
+    """A share (None: all) of some rows of a group."""
+    if share is None:
+        return rows
+    return rows.start + share if isinstance(rows, slice) else rows[share]

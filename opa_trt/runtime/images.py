@@ -77,7 +77,8 @@ def _as_tensor(images: Any, spec: ImageSpec) -> Tensor:
         native = images.dtype.newbyteorder("=")
         tensor = torch.from_numpy(np.array(images, dtype=native, order="C"))
     elif isinstance(images, Tensor):
-        tensor = images.detach().cpu()
+        here = images.device.type == "cpu" and not images.requires_grad
+        tensor = images if here else images.detach().cpu()
     else:
         message = f"images are a {type(images).__name__}."
         raise ImageError(message, expected="a torch tensor or a numpy array.")

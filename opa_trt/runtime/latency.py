@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 import math
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping, Sequence
 
@@ -11,13 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from opa_trt.store import LatencyProfile
-from opa_trt.tree import Tree
+from opa_trt.tree import Route, Tree
 
 READING_WEIGHT = 0.3  # of this group's pioneer against the filtered slowdown: one reading is noise
 FORGET = 0.15  # weight of the newest group in the filtered values
 WINDOW = 100  # residuals that the margin is taken from, and groups after which one is forgotten
 QUANTILE = 0.99
+FEW = WINDOW - math.ceil(QUANTILE * WINDOW) + 1  # the quantile is this place among the largest
 OVERHEADS = 50
+
+Floats = npt.NDArray[np.float64]
 
 
 class LatencyModel:
@@ -42,15 +45,17 @@ class LatencyModel:
             [[profiles[name].at(max(1, n)) for n in sizes] for name in tree.nodes]
         )
         self._spread = np.array([_spread(profiles[name]) for name in tree.nodes])
-        self._ways = {
-            name: [np.array([self._index[step] for step in route.nodes]) for route in
-                   tree.routes(name)]
-            for name in tree.nodes
+        self._choices = {
+            node.successors: _Choice(self._index, [[*tree.routes(name)] for name in
+                                                   node.successors])
+            for node in tree.nodes.values()
+            if node.successors
         }  # fmt: skip
-        self._every = np.arange(len(self._index))
+        self._columns: dict[tuple[int, ...], Floats] = {}
         self._log_slowdown = 0.0
         self._log_residual = np.zeros(len(self._index))
-        self._scores: deque[tuple[int, float]] = deque(maxlen=WINDOW)
+        self._scores: deque[tuple[int, float]] = deque()  # with the group, in order of arrival
+        self._ascending: list[float] = []  # the same scores
         self._group = 0
         self._overheads: deque[float] = deque(maxlen=OVERHEADS)
 
@@ -75,18 +80,19 @@ class LatencyModel:
         row = self._index[node]
         return float(self._median[row, batch] * scale * math.exp(self._log_residual[row]))
 
-    def promise(
-        self, nodes: Sequence[str], batches: Sequence[int], slowdown: float
-    ) -> npt.NDArray[np.float64]:
+    def promise(self, nodes: Sequence[str], batches: Sequence[int], slowdown: float) -> Floats:
         """``[len(nodes), len(batches)]`` ms that are kept with the promised quantile (p99)."""
-        return self._promised(np.array([self._index[n] for n in nodes]), batches, slowdown)
+        rows = [self._index[name] for name in nodes]
+        return self._promised(tuple(batches), slowdown)[rows]
 
     def cheapest(
-        self, nodes: Sequence[str], batches: Sequence[int], slowdown: float
-    ) -> npt.NDArray[np.float64]:
-        """``[len(nodes), len(batches)]`` promised ms of the cheapest way to logits through each."""
-        every = self._promised(self._every, batches, slowdown)
-        return np.stack([_cheapest(every, self._ways[name]) for name in nodes])
+        self, successors: tuple[str, ...], batches: tuple[int, ...], slowdown: float
+    ) -> Floats:
+        """Promised ms of the cheapest way to logits through each successor of a node.
+
+        ``[len(successors), len(batches)]``.
+        """
+        return self._choices[successors].cheapest(self._promised(batches, slowdown))
 
     def read(self, node: str, batch: int, measured_ms: float) -> float:
         """The slowdown that an entry's reading and the recent past say together."""
@@ -97,6 +103,8 @@ class LatencyModel:
     def observe_entry(self, node: str, batch: int, measured_ms: float) -> None:
         """A group has entered: let its reading move the filtered slowdown, and residuals age."""
         self._group += 1
+        while self._scores and self._group - self._scores[0][0] >= WINDOW:
+            self._forget()
         ratio = _log_ratio(measured_ms, self.profiled(node, batch))
         self._log_slowdown += FORGET * (ratio - self._log_slowdown)
 
@@ -104,44 +112,68 @@ class LatencyModel:
         """Let a later node's residual move its correction and the margin."""
         error = _log_ratio(measured_ms, expected_ms)
         self._log_residual[self._index[node]] += FORGET * error
-        self._scores.append((self._group, math.exp(error)))
+        if len(self._scores) == WINDOW:
+            self._forget()
+        score = math.exp(error)
+        self._scores.append((self._group, score))
+        insort(self._ascending, score)
 
     def observe_overhead(self, ms: float) -> None:
         """Note what the runtime itself took after a decision."""
         self._overheads.append(max(0.0, ms))
 
-    def _promised(
-        self, rows: npt.NDArray[np.int64], batches: Sequence[int], slowdown: float
-    ) -> npt.NDArray[np.float64]:
-        scale = slowdown * np.exp(self._log_residual[rows]) * self._margin(rows)
-        result: npt.NDArray[np.float64] = self._median[rows][:, list(batches)] * scale[:, None]
-        return result
+    def _promised(self, batches: tuple[int, ...], slowdown: float) -> Floats:
+        """``[nodes, len(batches)]`` for every node."""
+        medians = self._columns.get(batches)
+        if medians is None:
+            medians = self._columns[batches] = self._median[:, list(batches)]
+        scale = np.exp(self._log_residual)
+        scale *= self._margin()
+        scale *= slowdown
+        promised: Floats = medians * scale[:, None]
+        return promised
 
-    def _margin(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """``[len(rows)]`` the factor on the expectation that ``QUANTILE`` of runs stay below.
+    def _margin(self) -> Floats:
+        """``[nodes]`` the factor on the expectation that ``QUANTILE`` of runs stay below.
 
-        Of ``WINDOW`` scores, the missing ones padded, only the largest few can be the quantile.
+        It is the ``FEW``-th largest of ``WINDOW`` scores. As many of them as are missing are the
+        node's own spread, so that is the answer within two of the known scores.
         """
-        recent = [score for group, score in self._scores if self._group - group < WINDOW]
-        few = WINDOW - math.ceil(QUANTILE * WINDOW) + 1
-        largest = heapq.nlargest(few, recent)
-        copies = min(few, WINDOW - len(recent))
-        pool = np.empty((len(rows), len(largest) + copies))
-        pool[:, : len(largest)] = largest
-        pool[:, len(largest) :] = self._spread[rows, None]
-        pool.sort(axis=1)
-        return np.maximum(1.0, pool[:, -few])
+        missing = WINDOW - len(self._scores)
+        margin = np.maximum(self._spread, max(1.0, self._largest(FEW)))
+        if missing < FEW:
+            np.minimum(margin, max(1.0, self._largest(FEW - missing)), out=margin)
+        return margin
+
+    def _largest(self, place: int) -> float:
+        """The ``place``-th largest known score; 0 where there are fewer."""
+        return self._ascending[-place] if place <= len(self._ascending) else 0.0
+
+    def _forget(self) -> None:
+        """Let the oldest score go."""
+        _, score = self._scores.popleft()
+        del self._ascending[bisect_left(self._ascending, score)]
 
 
-def _cheapest(
-    every: npt.NDArray[np.float64], ways: Sequence[npt.NDArray[np.int64]]
-) -> npt.NDArray[np.float64]:
-    """``[batches]`` ms of the cheapest way, from ``[nodes, batches]``."""
-    if len(ways) == 1 and len(ways[0]) == 1:
-        row: npt.NDArray[np.float64] = every[ways[0][0]]
-        return row
-    cheapest: npt.NDArray[np.float64] = np.min([every[way].sum(axis=0) for way in ways], axis=0)
-    return cheapest
+class _Choice:
+    """The ways to logits through each of some siblings."""
+
+    def __init__(self, index: Mapping[str, int], ways: Sequence[Sequence[Route]]) -> None:
+        counts = [len(routes) for routes in ways]
+        steps = [[index[name] for name in route.nodes] for routes in ways for route in routes]
+        self._alone = all(len(nodes) == 1 for nodes in steps) and len(steps) == len(ways)
+        self._nodes = np.array([nodes[0] for nodes in steps], dtype=np.intp)
+        self._first = np.cumsum([0, *counts[:-1]])  # of each sibling's ways
+        self._passes = np.zeros((len(steps), len(index)))
+        for way, nodes in enumerate(steps):
+            self._passes[way, nodes] = 1
+
+    def cheapest(self, every: Floats) -> Floats:
+        """``[siblings, batches]`` from ``[nodes, batches]``."""
+        if self._alone:
+            return every[self._nodes]
+        cheapest: Floats = np.minimum.reduceat(self._passes @ every, self._first, axis=0)
+        return cheapest
 
 
 def _spread(profile: LatencyProfile) -> float:

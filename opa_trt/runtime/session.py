@@ -247,12 +247,11 @@ class Session:
         entry = self._entry(count, deadline)
         with self._machinery.device.scope():
             for first in range(0, count, chunk):
-                rows = np.arange(first, min(first + chunk, count))
-                group.run_chunk(entry, rows, np.arange(rows[-1] + 1, count), chunk)
+                group.run_chunk(entry, first, chunk)
         return Result(
             logits=group.logits,
             labels=group.logits.argmax(axis=1),
-            nodes=group.nodes.astype(str),
+            nodes=group.nodes,
             classes=classes,
             steps=tuple(group.steps),
             deadline_ms=deadline,

@@ -137,6 +137,13 @@ class Judge:
             return Standing(UNAVAILABLE, "compiled by a later opa-trt")
         if stamp.capability != vendor.capability():
             return _elsewhere(stamp.capability, vendor)
+        try:
+            if vendor.judges:
+                vendor.check_plan(entry.path.read_bytes())
+        except EngineError as exc:
+            return Standing(STALE, exc.received)
+        except OSError as exc:
+            return Standing(DAMAGED, f"cannot be read: {exc.strerror}")
         return Standing(USABLE)
 
     def _vendor(self, target: Target) -> tuple[Backend | None, Availability]:

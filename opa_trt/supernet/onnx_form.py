@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from opa_trt.errors import BackendUnavailable
+from opa_trt.tree import onnx_outputs
 
 OPSET = 17  # the oldest with every operator that the spaces need
 BATCH = "batch"
@@ -45,13 +46,15 @@ def onnx_bytes(
         module: in evaluation mode, folded; a traced one will do.
         example: an input; its batch size is no part of the result.
         input_name: what the graph calls its input.
-        output_names: what it calls its outputs, in order.
+        output_names: its outputs, in order; the graph calls them so, but for one that has the
+            input's name (see ``tree.onnx_outputs``).
         notes: texts that the file holds beside the graph, by name.
 
     Raises:
         BackendUnavailable: onnx is not installed.
     """
     onnx = require_onnx()
+    outputs = onnx_outputs([input_name], output_names)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         with warnings.catch_warnings(), torch.no_grad():
@@ -61,8 +64,8 @@ def onnx_bytes(
                 (example,),
                 path,
                 input_names=[input_name],
-                output_names=list(output_names),
-                dynamic_axes={name: {0: BATCH} for name in (input_name, *output_names)},
+                output_names=outputs,
+                dynamic_axes={name: {0: BATCH} for name in (input_name, *outputs)},
                 opset_version=OPSET,
                 dynamo=False,
             )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from opa_trt.backends import Engine
-from opa_trt.tree import FEATURES, IMAGES, LOGITS
+from opa_trt.supernet.onnx_form import onnx_bytes
+from opa_trt.supernet.pt2_form import pt2_bytes
+from opa_trt.supernet.trace import trace, trace_bytes
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, ONNX, PT2, TORCHSCRIPT, Segment, TensorSpec
 
 BATCHES = range(1, 9)
 SLACK = 1e-6  # between runs of a backend whose outputs mean nothing
@@ -221,3 +225,42 @@ def test_a_given_stream_is_used(vendor: Any, pioneer: Engine) -> None:
     given = pioneer.run(vendor.images(4), stream=stream)[LOGITS]
     stream.synchronize()
     assert torch.equal(given, wanted)
+
+
+class Middle(nn.Module):
+    """The middle of a chain: what it reads and what it gives have one name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        given = torch.relu(self.body(features))
+        return given, self.head(given.mean((2, 3)))
+
+
+def test_a_middle_of_a_chain_reads_and_gives_features(many: Any) -> None:
+    if many.tolerance is None:
+        pytest.skip(f"outputs of {many} mean nothing")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        module = Middle().eval()
+    read = TensorSpec(FEATURES, (4, 4, 4))
+    example, gives = torch.zeros(2, *read.shape), (read, TensorSpec(LOGITS, (5,)))
+    forms = {
+        TORCHSCRIPT: trace_bytes(trace(module, example)),
+        ONNX: onnx_bytes(module, example, FEATURES, [FEATURES, LOGITS]),
+    }
+    if PT2 in many.backend.forms:
+        forms[PT2] = pt2_bytes(module, example, many.target.max_batch)
+    segment = Segment("middle", (read,), gives, forms, content="middle")
+    compiled = many.backend.compile(segment, many.target)
+    with contextlib.closing(many.backend.load(compiled, segment, many.target)) as engine:
+        features = many.features(3)
+        found = engine.run(features)
+        with torch.no_grad():
+            wanted = module(features[FEATURES].cpu())
+        assert list(found) == [FEATURES, LOGITS]
+        for given, eager in zip(found.values(), wanted, strict=True):
+            assert near(given, eager, many.tolerance)

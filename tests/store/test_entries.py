@@ -9,6 +9,7 @@ import pytest
 from opa_trt.backends import Availability
 from opa_trt.backends.tensorrt import TensorRTBackend
 from opa_trt.backends.torchscript import TorchScriptBackend
+from opa_trt.errors import EngineError
 from opa_trt.store import EngineStore, Entry, Judge, Standing
 from opa_trt.store import store as store_module
 
@@ -150,6 +151,36 @@ def test_one_for_a_gpu_is_compared_with_the_gpu_that_is_here(
     revision = TensorRTBackend.revision
     data = seal(target=target, capability="A100, 8.0, driver 1", revision=revision)
     assert standing(store, data) == Standing(state, why)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "found"),
+    [
+        (None, Standing("usable")),
+        (EngineError("the vendor says: no."), Standing("stale", "the vendor says: no.")),
+        (FileNotFoundError(2, "gone"), Standing("damaged", "cannot be read: gone")),
+    ],
+)
+def test_a_vendor_that_judges_plans_is_asked(
+    store: EngineStore,
+    seal: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    refusal: Exception | None,
+    found: Standing,
+) -> None:
+    data = seal()
+    asked = []
+
+    def check_plan(self: TorchScriptBackend, given: bytes) -> str:
+        asked.append(given)
+        if refusal is not None:
+            raise refusal
+        return "valid"
+
+    monkeypatch.setattr(TorchScriptBackend, "judges", True)
+    monkeypatch.setattr(TorchScriptBackend, "check_plan", check_plan)
+    assert standing(store, data) == found
+    assert asked == [data]
 
 
 def test_each_vendor_is_asked_once(
