@@ -45,7 +45,7 @@ class ByBatch(Engine):
             part.close()
 
     def _part(self, inputs: Mapping[str, Tensor]) -> Engine:
-        batch = len(inputs[self.segment.inputs[0].name])
+        batch = inputs[self.segment.inputs[0].name].shape[0]
         return next(part for part in self.parts if batch <= part.target.max_batch)
 
 

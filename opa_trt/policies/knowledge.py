@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from opa_trt.errors import BundleCorrupt
 
 Floats = npt.NDArray[np.float32]
+REMEMBERED = 1024  # estimates whose predictions are kept
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,18 @@ class Predictor:
 
     def accuracies(self, estimated: float, codes: Floats) -> Floats:
         """``[T] float32`` accuracies (0 to 1) for the archs ``codes [T, E] float32``."""
-        return self.of(codes)(estimated)
+        return self.of(codes)(estimated).copy()
 
     def of(self, codes: Floats) -> Callable[[float], Floats]:
-        """``accuracies`` for these archs: what depends on them alone is computed once."""
+        """``accuracies`` for these archs: what depends on them alone is computed once.
+
+        A group of N images has N + 1 estimates, so answers are remembered; they are read-only.
+        """
         column, rest = self.weights[0][0], self.weights[0][1:]
         start = codes @ rest + self.biases[0]
         layers = [*zip(self.weights[1:], self.biases[1:], strict=True)]
 
+        @lru_cache(maxsize=REMEMBERED)
         def accuracies(estimated: float) -> Floats:
             out: Floats = start + np.float32(estimated) * column
             for weight, bias in layers:
@@ -84,7 +89,9 @@ class Predictor:
                 out += bias
             result = out[:, 0]
             np.maximum(result, 0, out=result)
-            return np.minimum(result, 1, out=result)
+            np.minimum(result, 1, out=result)
+            result.flags.writeable = False
+            return result
 
         return accuracies
 

@@ -73,7 +73,7 @@ class Group:
     fallback: bool = False
 
     def __post_init__(self) -> None:
-        count = len(self.pixels)
+        count = self.pixels.shape[0]
         self.logits = np.empty((count, self.classes), dtype=np.float32)
         self.answered_by = np.empty(count, dtype=np.intp)  # places in ``machinery.names``
         self.engine_ms = 0.0
@@ -97,7 +97,7 @@ class Group:
 
         Time is left for the entries of those that come later, and a fair share of the rest.
         """
-        total = len(self.pixels)
+        total = self.pixels.shape[0]
         count = min(chunk, total - first)
         later = total - first - count
         rows = slice(first, first + count)
@@ -122,7 +122,7 @@ class Group:
 
         ``source`` is on the host where the node reads images, and else on the device.
         """
-        machinery, rows = self.machinery, len(source)
+        machinery, rows = self.machinery, source.shape[0]
         begun = machinery.clock.now_ms()
         if node.source == IMAGES:
             room = None if machinery.images is None else machinery.images.lease(rows).tensor()
@@ -173,7 +173,8 @@ class Group:
                 self._follow(node, index, decision, rows, share, until_ms, slowdown)
                 continue
             self.fallback |= not decision.fits
-            self._keep(node, _part(rows, share), logits if share is None else logits[share])
+            kept = logits if share is None or logits is None else logits[share]
+            self._keep(node, _part(rows, share), kept)
         if chosen[-1] != STOP:
             self.machinery.latency.observe_overhead(self.own_ms() - begun)
 
@@ -221,15 +222,16 @@ class Group:
             source = self.leases[node.name].tensor()
             if share is not None:
                 source = source[torch.from_numpy(share).to(source.device)]
-        expected = latency.expected(child.name, len(source), slowdown)
+        count = source.shape[0]
+        expected = latency.expected(child.name, count, slowdown)
         logits, measured = self._execute(child, source)
         latency.observe(child.name, expected, measured)
         accuracy = decision.predicted_accuracy[index]
-        seen = Seen(len(source), expected, measured, slowdown, accuracy)
+        seen = Seen(count, expected, measured, slowdown, accuracy)
         self._answer(child, rows, logits, until_ms, slowdown, seen)
 
     def _pixels(self, rows: Rows) -> Tensor:
-        whole = isinstance(rows, slice) and rows.stop - rows.start == len(self.pixels)
+        whole = isinstance(rows, slice) and rows.stop - rows.start == self.pixels.shape[0]
         return self.pixels if whole else self.pixels[rows]
 
 

@@ -140,7 +140,7 @@ class LatencyModel:
         node's own spread, so that is the answer within two of the known scores.
         """
         missing = WINDOW - len(self._scores)
-        margin = np.maximum(self._spread, max(1.0, self._largest(FEW)))
+        margin: Floats = np.maximum(self._spread, max(1.0, self._largest(FEW)))
         if missing < FEW:
             np.minimum(margin, max(1.0, self._largest(FEW - missing)), out=margin)
         return margin

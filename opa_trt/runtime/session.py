@@ -241,7 +241,7 @@ class Session:
     # --- how it is done ---------------------------------------------------------------------
 
     def _infer(self, pixels: torch.Tensor, start: float, deadline: float) -> Result:
-        count, chunk = len(pixels), self.manifest.max_batch
+        count, chunk = pixels.shape[0], self.manifest.max_batch
         classes = self.manifest.classes
         group = Group(self._machinery, pixels, len(classes), start, deadline)
         entry = self._entry(count, deadline)
