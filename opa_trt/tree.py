@@ -10,7 +10,11 @@ from opa_trt.errors import ConfigError
 
 IMAGES, FEATURES, LOGITS = "images", "features", "logits"
 TORCHSCRIPT, ONNX, PT2 = "torchscript", "onnx", "pt2"  # portable forms
+OPA, WHOLE, CASCADE, BRANCHYNET = "opa", "whole", "cascade", "branchynet"  # systems
 CODE_FREE = (ONNX,)  # those that cannot execute code
+
+
+REMEDY = "list it under baselines in the recipe, and build again."
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,8 @@ class Node:
         outputs: ``features``, ``logits`` or both.
         successors: names of the nodes that may follow.
         resolution: side that its segment reads, in pixels.
+        system: which deployment it belongs to: ``opa``, or one that ``opa`` is compared with on
+            the same machine (``whole``, ``cascade``, ``branchynet``).
         code: the arch's encoding, for predictors; empty where there is none.
         macs: of this segment, for one image.
         accuracy: measured at build on the fitting images, stopping here (0 to 1).
@@ -134,6 +140,7 @@ class Node:
     code: tuple[float, ...] = ()
     macs: int = 0
     accuracy: float = 0.0
+    system: str = OPA
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Node:
@@ -205,7 +212,23 @@ class Tree:
                 msg,
                 expected=f"{FEATURES} among its outputs {parent.outputs}.",
             )
+        if child.system != parent.system:
+            msg = f"{name} is of {child.system}, and follows {parent.name} of {parent.system}."
+            raise ConfigError(msg, expected="one system from an entry to its leaves.")
         self.parents[name] = parent.name
+
+    def entries_of(self, system: str) -> tuple[Node, ...]:
+        """Where a group may enter a system.
+
+        Raises:
+            ConfigError: the tree has no node of it.
+        """
+        found = tuple(node for node in self.entries if node.system == system)
+        if not found:
+            known = ", ".join(dict.fromkeys(node.system for node in self.entries))
+            msg = f"this bundle has no nodes for {system}."
+            raise ConfigError(msg, expected=f"one of {known}.", remedy=REMEDY)
+        return found
 
     def routes(self, start: str | None = None) -> Iterator[Route]:
         """Every way to logits, from all entries or from ``start``, parents before children."""

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from opa_trt.errors import UnknownNameError
-from opa_trt.policies.base import STOP, Budget, Decision, Policy, PolicyFactory, View
+from opa_trt.policies.base import (
+    STOP,
+    Arrival,
+    Budget,
+    Decision,
+    Outcome,
+    Policy,
+    PolicyBase,
+    PolicyFactory,
+    View,
+    unreadable,
+)
 from opa_trt.policies.knowledge import Estimator, Knowledge, Predictor
 from opa_trt.policies.opa import OpaPolicy
 from opa_trt.policies.static import StaticPolicy, route_end
@@ -13,17 +24,21 @@ from opa_trt.tree import Tree
 
 __all__ = [
     "STOP",
+    "Arrival",
     "Budget",
     "Decision",
     "Estimator",
     "Knowledge",
+    "Outcome",
     "Policy",
+    "PolicyBase",
     "PolicyFactory",
     "Predictor",
     "View",
     "make_policy",
     "policy_names",
     "route_end",
+    "unreadable",
 ]
 
 _POLICIES: dict[str, PolicyFactory] = {"opa": OpaPolicy, "static": StaticPolicy}

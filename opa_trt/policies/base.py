@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -9,9 +11,30 @@ import numpy as np
 import numpy.typing as npt
 
 from opa_trt.policies.knowledge import Floats, Knowledge
-from opa_trt.tree import Tree
+from opa_trt.tree import OPA, Tree
 
 STOP = -1
+Milliseconds = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What a policy sees of a group before anything has run.
+
+    Args:
+        images: how many.
+        entries: names of the nodes of its system where they may enter.
+        group_ms: ``[E]`` promised latency of the whole group by the cheapest way to logits
+            through each entry, in as many chunks as it takes.
+        each_ms: promised latency of every node by itself, for the whole group.
+        slowdown: as last known.
+    """
+
+    images: int
+    entries: tuple[str, ...]
+    group_ms: Milliseconds
+    each_ms: Mapping[str, float]
+    slowdown: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -26,14 +49,19 @@ class View:
         latency_ms: ``[S, B]`` promised latency of the cheapest way to logits through each
             successor, at each of ``batches``, at the present slowdown.
         slowdown: the present estimate (1 is as profiled).
+        split_ms: what it costs beyond that to send on a part of the images only.
+        each_ms: ``[nodes, B]`` promised latency of every node by itself, in the tree's order;
+            None where nobody asked for it.
     """
 
     node: str
     logits: Floats | None
     successors: tuple[str, ...]
     batches: tuple[int, ...]
-    latency_ms: npt.NDArray[np.float64]
+    latency_ms: Milliseconds
     slowdown: float = 1.0
+    split_ms: float = 0.0
+    each_ms: Milliseconds | None = None
 
     @property
     def pending(self) -> int:
@@ -74,22 +102,82 @@ class Decision:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
+def unreadable(view: View, left_ms: float) -> Decision:
+    """Stopping, where logits are not all finite: nothing can be read from them."""
+    count = len(view.successors)
+    return Decision(
+        choice=np.full(view.pending, STOP, dtype=np.int64),
+        successors=view.successors,
+        predicted_ms=tuple(view.latency_ms[:, -1].tolist()),
+        predicted_accuracy=(math.nan,) * count,
+        estimated_accuracy=math.nan,
+        left_ms=left_ms,
+        fits=False,
+        reason=f"the logits of {view.node} are not finite",
+        notes={"unreadable": True},
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a group.
+
+    Args:
+        images: how many.
+        entry: where they entered.
+        measured_ms: from entry to logits on the host.
+        deadline_ms: as asked.
+    """
+
+    images: int
+    entry: str
+    measured_ms: float
+    deadline_ms: float
+
+
 class Policy(Protocol):
     """What decides. No clock, no device, no unseeded randomness.
 
     Attributes:
         name: as users write it.
-        entry: where every group enters; None leaves that to the session.
+        system: whose nodes it sends images through.
     """
 
     name: str
-    entry: str | None = None
+    system: str
 
     def start(self) -> Any:
         """The state before the first group."""
 
+    def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[str | None, Any]:
+        """Where a group enters, or None: the largest resolution whose cheapest way fits.
+
+        Asked only where its system has several entries.
+        """
+
     def step(self, view: View, budget: Budget, state: Any) -> tuple[Decision, Any]:
         """For each pending image stop or a successor; and the state for the next call."""
+
+    def learn(self, outcome: Outcome, state: Any) -> Any:
+        """The state after a group was answered."""
+
+
+class PolicyBase:
+    """A policy's usual answers: of ``opa``'s system, any entry, nothing remembered."""
+
+    system = OPA
+
+    def start(self) -> Any:
+        """Nothing is remembered."""
+        return None
+
+    def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[str | None, Any]:
+        """The session picks the entry."""
+        return None, state
+
+    def learn(self, outcome: Outcome, state: Any) -> Any:
+        """Nothing is learned."""
+        return state
 
 
 class PolicyFactory(Protocol):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from opa_trt.errors import ConfigError
-from opa_trt.policies.base import STOP, Budget, Decision, View
+from opa_trt.policies.base import STOP, Budget, Decision, PolicyBase, View
 from opa_trt.policies.knowledge import Knowledge
 from opa_trt.tree import Tree
 
 
-class OpaPolicy:
+class OpaPolicy(PolicyBase):
     """One successor for the whole group: an exact argmax over those that fit.
 
     The pioneer's accuracy on the group is estimated from its confidences; the predictor turns
@@ -19,7 +19,6 @@ class OpaPolicy:
     """
 
     name = "opa"
-    entry: str | None = None
 
     def __init__(self, tree: Tree, knowledge: Knowledge, **options: object) -> None:
         if options:
@@ -33,9 +32,6 @@ class OpaPolicy:
             for node in tree.nodes.values()
             if node.successors
         }
-
-    def start(self) -> None:
-        """Nothing is remembered."""
 
     def step(self, view: View, budget: Budget, state: None) -> tuple[Decision, None]:
         """The whole group to the best successor that fits, or stop."""

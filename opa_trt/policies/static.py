@@ -8,12 +8,12 @@ import math
 import numpy as np
 
 from opa_trt.errors import ConfigError, UnknownNameError
-from opa_trt.policies.base import STOP, Budget, Decision, View
+from opa_trt.policies.base import STOP, Arrival, Budget, Decision, PolicyBase, View
 from opa_trt.policies.knowledge import Knowledge
-from opa_trt.tree import LOGITS, Tree
+from opa_trt.tree import LOGITS, OPA, Tree
 
 
-class StaticPolicy:
+class StaticPolicy(PolicyBase):
     """Always the route that ends at ``node``.
 
     Args:
@@ -33,11 +33,13 @@ class StaticPolicy:
             raise ConfigError(message)
         self.node = route_end(tree, node)
         path = tree.route_to(self.node).nodes
-        self.entry: str | None = path[0]
+        self.system = tree[self.node].system
+        self._entry = path[0]
         self._next = dict(itertools.pairwise(path))
 
-    def start(self) -> None:
-        """Nothing is remembered."""
+    def enter(self, arrival: Arrival, budget: Budget, state: None) -> tuple[str, None]:
+        """The route's own entry."""
+        return self._entry, None
 
     def step(self, view: View, budget: Budget, state: None) -> tuple[Decision, None]:
         """The whole group along the route; the deadline is not looked at."""
@@ -60,14 +62,15 @@ class StaticPolicy:
 def route_end(tree: Tree, node: str) -> str:
     """The node that ``node`` means: a name, or the end of the smallest or largest route.
 
-    The smallest and largest are taken among routes that end at leaves.
+    The smallest and largest are taken among ``opa``'s routes that end at leaves.
 
     Raises:
         UnknownNameError: no node of that name.
         ConfigError: the node has no logits.
     """
     if node in ("smallest", "largest"):
-        leaves = [route for route in tree.routes() if not tree[route.last].successors]
+        ends = ((route, tree[route.last]) for route in tree.routes())
+        leaves = [route for route, end in ends if end.system == OPA and not end.successors]
         ordered = sorted(leaves, key=lambda route: sum(tree[name].macs for name in route.nodes))
         return ordered[0 if node == "smallest" else -1].last
     if node not in tree.nodes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from opa_trt.backends import Engine
 from opa_trt.clock import Clock
 from opa_trt.device import Device
 from opa_trt.errors import ConfigError
-from opa_trt.policies import STOP, Budget, Decision, Policy, View
+from opa_trt.policies import STOP, Budget, Decision, Policy, View, unreadable
 from opa_trt.runtime.buffers import Buffer, Lease
 from opa_trt.runtime.latency import LatencyModel
 from opa_trt.runtime.result import Step
@@ -44,12 +44,17 @@ class Machinery:
     policy: Policy
     clock: Clock
     buckets: tuple[int, ...]
-    state: Any = None
     _batches: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.names = np.array([*self.tree.nodes])
         self.places = {name: place for place, name in enumerate(self.tree.nodes)}
+        self.follow(self.policy)
+
+    def follow(self, policy: Policy) -> None:
+        """Let a policy decide from now on; its memory starts empty."""
+        self.entries = self.tree.entries_of(policy.system)
+        self.policy, self.state = policy, policy.start()
 
     def batches(self, count: int) -> tuple[int, ...]:
         """The sizes that a policy may think of for ``count`` images, ascending to ``count``."""
@@ -77,15 +82,12 @@ class Group:
         self.logits = np.empty((count, self.classes), dtype=np.float32)
         self.answered_by = np.empty(count, dtype=np.intp)  # places in ``machinery.names``
         self.engine_ms = 0.0
+        self.decisions = 0
         self.leases: dict[str, Lease] = {}
 
     def elapsed_ms(self) -> float:
         """Since the group entered."""
         return self.machinery.clock.now_ms() - self.start_ms
-
-    def own_ms(self) -> float:
-        """Since the group entered, engines left out: what the runtime itself took."""
-        return self.elapsed_ms() - self.engine_ms
 
     @property
     def nodes(self) -> npt.NDArray[np.str_]:
@@ -112,7 +114,7 @@ class Group:
             for start in range(0, later, chunk)
         )
         now = self.elapsed_ms()
-        free = self.deadline_ms - now - reserved - latency.overhead_ms
+        free = self.deadline_ms - now - reserved
         until = now + free * count / (count + later)
         seen = Seen(count, expected, measured, slowdown)
         self._answer(entry, rows, logits, until, reading, seen)
@@ -152,9 +154,9 @@ class Group:
 
         ``until_ms`` is when these rows must be answered, counted from the group's entry.
         """
-        decision, accuracy, begun = None, seen.accuracy, self.own_ms()
+        decision, accuracy, begun, engines = None, seen.accuracy, self.elapsed_ms(), self.engine_ms
         if node.successors:
-            left = until_ms - self.elapsed_ms()
+            left = until_ms - begun
             decision = self._decide(node, logits, seen.images, left, slowdown)
             accuracy = decision.estimated_accuracy
         self.steps.append(
@@ -166,17 +168,21 @@ class Group:
         if decision is None:
             self._keep(node, rows, logits)
             return
+        self.decisions = number = self.decisions + 1
+        expected = 0.0
         chosen = sorted(set(decision.choice.tolist()))
         for index in chosen:  # STOP comes first: on a GPU the next download ends these logits
             share = None if len(chosen) == 1 else np.flatnonzero(decision.choice == index)
             if index != STOP:
-                self._follow(node, index, decision, rows, share, until_ms, slowdown)
+                expected += self._follow(node, index, decision, rows, share, until_ms, slowdown)
                 continue
             self.fallback |= not decision.fits
             kept = logits if share is None or logits is None else logits[share]
             self._keep(node, _part(rows, share), kept)
-        if chosen[-1] != STOP:
-            self.machinery.latency.observe_overhead(self.own_ms() - begun)
+        if chosen[-1] != STOP and self.decisions == number:
+            took, ran = self.elapsed_ms() - begun, self.engine_ms - engines
+            split = len(chosen) > 1
+            self.machinery.latency.observe_rest(expected, took, took - ran, split=split)
 
     def _keep(self, node: Node, rows: Rows, logits: Logits) -> None:
         """These rows' answer is the node's."""
@@ -187,15 +193,20 @@ class Group:
         self, node: Node, logits: Logits, count: int, left_ms: float, slowdown: float
     ) -> Decision:
         machinery = self.machinery
-        batches = machinery.batches(count)
+        batches, latency = machinery.batches(count), machinery.latency
+        promised = latency.promised(batches, slowdown)
         view = View(
             node=node.name,
             logits=logits,
             successors=node.successors,
             batches=batches,
-            latency_ms=machinery.latency.cheapest(node.successors, batches, slowdown),
+            latency_ms=latency.cheapest(node.successors, promised),
             slowdown=slowdown,
+            split_ms=latency.split_ms(),
+            each_ms=promised,
         )
+        if logits is not None and not math.isfinite(logits.sum(dtype=np.float64)):
+            return unreadable(view, left_ms)
         decision, machinery.state = machinery.policy.step(view, Budget(left_ms), machinery.state)
         if logits is None and bool((decision.choice == STOP).any()):
             message = f"policy {machinery.policy.name} stopped images at {node.name}."
@@ -211,8 +222,9 @@ class Group:
         share: Indices | None,
         until_ms: float,
         slowdown: float,
-    ) -> None:
-        """Run a successor on its share of the rows (None: all of them)."""
+    ) -> float:
+        """Run a successor on its share of the rows (None: all of them); what it was expected to
+        take, in ms."""
         latency = self.machinery.latency
         child = self.machinery.tree[node.successors[index]]
         rows = _part(rows, share)
@@ -229,6 +241,7 @@ class Group:
         accuracy = decision.predicted_accuracy[index]
         seen = Seen(count, expected, measured, slowdown, accuracy)
         self._answer(child, rows, logits, until_ms, slowdown, seen)
+        return expected
 
     def _pixels(self, rows: Rows) -> Tensor:
         whole = isinstance(rows, slice) and rows.stop - rows.start == self.pixels.shape[0]

@@ -15,10 +15,10 @@ from opa_trt.tree import Route, Tree
 
 READING_WEIGHT = 0.3  # of this group's pioneer against the filtered slowdown: one reading is noise
 FORGET = 0.15  # weight of the newest group in the filtered values
-WINDOW = 100  # residuals that the margin is taken from, and groups after which one is forgotten
+WINDOW = 200  # scores that the margin is taken from, and groups after which one is forgotten
 QUANTILE = 0.99
-FEW = WINDOW - math.ceil(QUANTILE * WINDOW) + 1  # the quantile is this place among the largest
-OVERHEADS = 50
+FEW = WINDOW - math.ceil(QUANTILE * (WINDOW + 1)) + 1  # the quantile's place among the largest
+OVERHEADS = 50  # of which the median counts
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,10 +27,12 @@ class LatencyModel:
     """(node, batch, recent evidence of slowdown) to ms.
 
     A node's profiled median is scaled by the slowdown (this group's entry reading blended with
-    the filtered one, in logarithms) and by the node's own recent residual, then by a margin: the
-    99 % quantile of measured over predicted latency among ``WINDOW`` residuals. Those of the last
-    ``WINDOW`` groups count; the profile's own p99 over p50 stands in for those that are missing,
-    so a node that is not tried for a while is tried again, and one outlier in a hundred is none.
+    the filtered one, in logarithms) and by the node's own recent residual. What the runtime itself
+    takes is added, and the sum is scaled by a margin that is conformal on the group's total: the
+    time from a decision to the answer was measured over expected for the last ``WINDOW`` of them,
+    and the margin is the score that the promised quantile of the next ones stays below, as far as
+    they are like those. The profile's own p99 over p50 stands in for scores that are missing or
+    older than ``WINDOW`` groups, so what is not tried for a while is tried again.
 
     Args:
         tree: the nodes.
@@ -45,30 +47,38 @@ class LatencyModel:
             [[profiles[name].at(max(1, n)) for n in sizes] for name in tree.nodes]
         )
         self._spread = np.array([_spread(profiles[name]) for name in tree.nodes])
+        systems = dict.fromkeys(node.system for node in tree.entries)
+        siblings = [node.successors for node in tree.nodes.values() if node.successors]
+        siblings += [tuple(node.name for node in tree.entries_of(name)) for name in systems]
         self._choices = {
-            node.successors: _Choice(self._index, [[*tree.routes(name)] for name in
-                                                   node.successors])
-            for node in tree.nodes.values()
-            if node.successors
-        }  # fmt: skip
+            names: _Choice(self._index, [[*tree.routes(name)] for name in names])
+            for names in siblings
+        }
         self._columns: dict[tuple[int, ...], Floats] = {}
         self._log_slowdown = 0.0
         self._log_residual = np.zeros(len(self._index))
         self._scores: deque[tuple[int, float]] = deque()  # with the group, in order of arrival
         self._ascending: list[float] = []  # the same scores
         self._group = 0
-        self._overheads: deque[float] = deque(maxlen=OVERHEADS)
+        self._overheads: dict[bool, deque[float]] = {
+            split: deque(maxlen=OVERHEADS) for split in (False, True)
+        }
 
     @property
     def slowdown(self) -> float:
         """The last known slowdown: 1 is as profiled."""
         return math.exp(self._log_slowdown)
 
-    @property
-    def overhead_ms(self) -> float:
-        """What the runtime itself takes between a decision and the answer, with some margin."""
-        known = sorted(self._overheads)
-        return known[math.ceil(0.9 * (len(known) - 1))] if known else 0.0
+    def overhead_ms(self, *, split: bool = False) -> float:
+        """What the runtime itself takes to decide, to send on the whole group (or a part of it:
+        rows are gathered, and two nodes answer), and to collect the answer."""
+        known = self._overheads[split] or self._overheads[False]
+        return sorted(known)[len(known) // 2] if known else 0.0
+
+    def split_ms(self) -> float:
+        """What a split is promised to take beyond sending on the whole group."""
+        extra = self.overhead_ms(split=True) - self.overhead_ms()
+        return max(0.0, extra) * self._total_margin()
 
     def profiled(self, node: str, batch: int) -> float:
         """The profiled median in ms."""
@@ -80,19 +90,34 @@ class LatencyModel:
         row = self._index[node]
         return float(self._median[row, batch] * scale * math.exp(self._log_residual[row]))
 
-    def promise(self, nodes: Sequence[str], batches: Sequence[int], slowdown: float) -> Floats:
-        """``[len(nodes), len(batches)]`` ms that are kept with the promised quantile (p99)."""
-        rows = [self._index[name] for name in nodes]
-        return self._promised(tuple(batches), slowdown)[rows]
+    def promised(self, batches: tuple[int, ...], slowdown: float) -> Floats:
+        """``[nodes, len(batches)]`` ms that every node's engine keeps with the promised quantile
+        (p99), in the tree's order."""
+        medians = self._columns.get(batches)
+        if medians is None:
+            medians = self._columns[batches] = self._median[:, list(batches)]
+        scale = np.exp(self._log_residual)
+        scale *= self._margin()
+        scale *= slowdown
+        promised: Floats = medians * scale[:, None]
+        return promised
 
-    def cheapest(
-        self, successors: tuple[str, ...], batches: tuple[int, ...], slowdown: float
-    ) -> Floats:
-        """Promised ms of the cheapest way to logits through each successor of a node.
+    def cheapest(self, siblings: tuple[str, ...], promised: Floats) -> Floats:
+        """Promised ms of the cheapest way to logits through each sibling, overhead included.
 
-        ``[len(successors), len(batches)]``.
+        ``[len(siblings), len(batches)]``, of what ``promised`` gave.
         """
-        return self._choices[successors].cheapest(self._promised(batches, slowdown))
+        cheapest = self._choices[siblings].cheapest(promised)
+        cheapest += self.overhead_ms() * self._total_margin()
+        return cheapest
+
+    def of_group(self, count: int, largest: int) -> Floats:
+        """``[nodes, 1]`` promised ms of every node for a group in chunks of at most ``largest``."""
+        chunks, rest = divmod(count, largest)
+        parts = [(size, times) for size, times in ((largest, chunks), (rest, 1)) if size * times]
+        sizes, times = zip(*parts, strict=True)
+        total: Floats = self.promised(sizes, self.slowdown) @ np.array(times, np.float64)
+        return total[:, None]
 
     def read(self, node: str, batch: int, measured_ms: float) -> float:
         """The slowdown that an entry's reading and the recent past say together."""
@@ -109,29 +134,27 @@ class LatencyModel:
         self._log_slowdown += FORGET * (ratio - self._log_slowdown)
 
     def observe(self, node: str, expected_ms: float, measured_ms: float) -> None:
-        """Let a later node's residual move its correction and the margin."""
-        error = _log_ratio(measured_ms, expected_ms)
-        self._log_residual[self._index[node]] += FORGET * error
+        """Let a later node's residual move its correction."""
+        self._log_residual[self._index[node]] += FORGET * _log_ratio(measured_ms, expected_ms)
+
+    def observe_rest(
+        self, expected_ms: float, measured_ms: float, own_ms: float, *, split: bool
+    ) -> None:
+        """Let the time from a decision to the answer move the margin.
+
+        Args:
+            expected_ms: of the engines that ran.
+            measured_ms: of all that happened.
+            own_ms: of that, what the runtime itself took.
+            split: whether only a part of the images was sent on.
+        """
+        expected_ms += self.overhead_ms(split=split)
+        self._overheads[split].append(max(0.0, own_ms))
         if len(self._scores) == WINDOW:
             self._forget()
-        score = math.exp(error)
+        score = math.exp(_log_ratio(measured_ms, expected_ms))
         self._scores.append((self._group, score))
         insort(self._ascending, score)
-
-    def observe_overhead(self, ms: float) -> None:
-        """Note what the runtime itself took after a decision."""
-        self._overheads.append(max(0.0, ms))
-
-    def _promised(self, batches: tuple[int, ...], slowdown: float) -> Floats:
-        """``[nodes, len(batches)]`` for every node."""
-        medians = self._columns.get(batches)
-        if medians is None:
-            medians = self._columns[batches] = self._median[:, list(batches)]
-        scale = np.exp(self._log_residual)
-        scale *= self._margin()
-        scale *= slowdown
-        promised: Floats = medians * scale[:, None]
-        return promised
 
     def _margin(self) -> Floats:
         """``[nodes]`` the factor on the expectation that ``QUANTILE`` of runs stay below.
@@ -144,6 +167,10 @@ class LatencyModel:
         if missing < FEW:
             np.minimum(margin, max(1.0, self._largest(FEW - missing)), out=margin)
         return margin
+
+    def _total_margin(self) -> float:
+        """The margin on what the runtime itself takes."""
+        return max(1.0, self._largest(FEW))
 
     def _largest(self, place: int) -> float:
         """The ``place``-th largest known score; 0 where there are fewer."""

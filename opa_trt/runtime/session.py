@@ -16,7 +16,7 @@ from opa_trt.bundle import PROFILE, Bundle, Manifest
 from opa_trt.clock import Clock
 from opa_trt.device import CPU, Device
 from opa_trt.errors import SessionClosed
-from opa_trt.policies import Knowledge, make_policy, route_end
+from opa_trt.policies import Arrival, Budget, Knowledge, Outcome, make_policy, route_end
 from opa_trt.runtime.buffers import Buffer
 from opa_trt.runtime.engines import EngineLoader, open_loader
 from opa_trt.runtime.group import Group, Machinery
@@ -78,7 +78,8 @@ def load(
     )
     knowledge = read_knowledge(loader.bundle)
     # a wrong name is told before anything compiles
-    make_policy(policy, loader.bundle.tree, knowledge)
+    chosen = make_policy(policy, loader.bundle.tree, knowledge)
+    loader.bundle.tree.entries_of(chosen.system)
     engines = loader.engines()
     session = Session(loader, engines, loader.profiles(engines), knowledge, policy)
     log.info("%s: ready, %s", path, session)
@@ -113,7 +114,6 @@ class Session:
         self._lock = threading.Lock()
         self._closed = False
         manifest = bundle.manifest
-        chosen = make_policy(policy, tree, knowledge)
         away = loader.device.name != CPU
         first = manifest.segments[tree.entries[0].segment].inputs[0]
         self._machinery = machinery = Machinery(
@@ -123,10 +123,9 @@ class Session:
             images=Buffer(first, manifest.max_batch, loader.device) if away else None,
             buffers=_buffers(tree, manifest, loader.device),
             latency=LatencyModel(tree, profiles, manifest.max_batch),
-            policy=chosen,
+            policy=make_policy(policy, tree, knowledge),
             clock=loader.clock,
             buckets=manifest.buckets,
-            state=chosen.start(),
         )
         if machinery.images is not None:
             self._prepare(machinery.images)
@@ -168,8 +167,7 @@ class Session:
         """
         made = make_policy(policy, self._tree, self._knowledge, **options)
         with self._lock:
-            self._machinery.policy = made
-            self._machinery.state = made.start()
+            self._machinery.follow(made)
 
     def close(self) -> None:
         """Release the engines; a second call does nothing."""
@@ -248,6 +246,9 @@ class Session:
         with self._machinery.device.scope():
             for first in range(0, count, chunk):
                 group.run_chunk(entry, first, chunk)
+        outcome = Outcome(count, entry.name, group.elapsed_ms(), deadline)
+        machinery = self._machinery
+        machinery.state = machinery.policy.learn(outcome, machinery.state)
         return Result(
             logits=group.logits,
             labels=group.logits.argmax(axis=1),
@@ -276,26 +277,30 @@ class Session:
             machinery.device.wait()
 
     def _entry(self, count: int, deadline: float) -> Node:
-        """The policy's entry, or the largest whose cheapest route fits at the last slowdown."""
-        entries, fixed = self.tree.entries, self._machinery.policy.entry
-        if fixed is not None:
-            return self.tree[fixed]
+        """The policy's entry, or the largest whose cheapest way fits at the last slowdown."""
+        machinery = self._machinery
+        policy, latency = machinery.policy, machinery.latency
+        entries = machinery.entries
         if len(entries) == 1:
             return entries[0]
-        batch = min(count, self.manifest.max_batch)
-        chunks = -(-count // self.manifest.max_batch)
-        cheapest = {
-            entry.name: chunks * min(self._expected(route.nodes, batch) for route in
-                                     self.tree.routes(entry.name))
-            for entry in entries
-        }  # fmt: skip
-        fitting = [entry for entry in entries if cheapest[entry.name] <= deadline]
+        names = tuple(entry.name for entry in entries)
+        each = latency.of_group(count, self.manifest.max_batch)
+        cheapest = latency.cheapest(names, each)[:, 0]
+        arrival = Arrival(
+            images=count,
+            entries=names,
+            group_ms=cheapest,
+            each_ms=dict(zip(self.tree.nodes, each[:, 0].tolist(), strict=True)),
+            slowdown=latency.slowdown,
+        )
+        chosen, machinery.state = policy.enter(arrival, Budget(deadline), machinery.state)
+        if chosen is not None:
+            return self.tree[chosen]
+        ms = dict(zip(names, cheapest.tolist(), strict=True))
+        fitting = [entry for entry in entries if ms[entry.name] <= deadline]
         if not fitting:
-            return min(entries, key=lambda entry: cheapest[entry.name])
+            return min(entries, key=lambda entry: ms[entry.name])
         return max(fitting, key=lambda entry: (entry.resolution, entry.accuracy))
-
-    def _expected(self, nodes: tuple[str, ...], batch: int) -> float:
-        return sum(self._machinery.latency.expected(name, batch) for name in nodes)
 
     def _fastest(self) -> str:
         batch = self.manifest.buckets[0]
