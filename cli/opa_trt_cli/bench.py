@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from pathlib import Path
@@ -16,14 +15,6 @@ if TYPE_CHECKING:
     from opa_trt.evaluate.bench_rows import Found
 
 AUTO = "auto"
-
-
-def _number(context: click.Context, option: click.Parameter, value: float) -> float:
-    """Refuses nan, which every range lets through."""
-    if math.isnan(value):
-        message = "nan is not a number of seconds."
-        raise click.BadParameter(message, context, option)
-    return value
 
 
 def _place(context: click.Context, option: click.Parameter, value: Path | None) -> Path | None:
@@ -65,8 +56,7 @@ def _place(context: click.Context, option: click.Parameter, value: Path | None) 
 @click.option("--monolith", is_flag=True, help="Time every route's sub-network as one engine, too.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True, max=3600),
-    callback=_number,
+    type=options.Seconds(),
     default=1.0,
     show_default=True,
     help="Spent on each row, as far as 10 to 500 runs allow.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +17,13 @@ if TYPE_CHECKING:
 QUANTILES = (0.5, 0.99)
 
 
-def _number(context: click.Context, option: click.Parameter, value: float) -> float:
-    """Refuses nan, which every range lets through."""
-    if math.isnan(value):
-        message = "nan is not a number of seconds."
-        raise click.BadParameter(message, context, option)
-    return value
-
-
 @click.command()
 @click.argument("bundle", type=options.PATH)
 @click.option("--backend", default="auto", show_default=True, help="One of `opa-trt doctor`.")
 @options.threads
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True, max=3600),
-    callback=_number,
+    type=options.Seconds(),
     default=0.5,
     show_default=True,
     help="Spent on each engine and batch size, as far as 7 to 300 runs allow.",
