@@ -211,7 +211,7 @@ def test_a_policy_that_takes_time_has_less_of_it(grow: Any, machine: Any) -> Non
     assert [left for _, left in told.seen] == pytest.approx([99.0, 92.0])
 
 
-def test_the_runtimes_own_time_is_kept_for_it(forked: Any, machine: Any) -> None:
+def test_the_runtimes_own_time_is_part_of_the_promise(forked: Any, machine: Any) -> None:
     def slow(view: View, budget: Budget) -> int:
         machine.clock.advance(0.5)
         return 0
@@ -219,8 +219,9 @@ def test_the_runtimes_own_time_is_kept_for_it(forked: Any, machine: Any) -> None
     told = tell(forked, slow)
     for _ in range(10):
         forked.infer(marked(8), 20.0)
-    assert told.seen[0][1] == pytest.approx(19.0)
-    assert told.seen[-1][1] == pytest.approx(18.5)
+    assert [left for _, left in told.seen] == pytest.approx([19.0] * 10)
+    assert told.seen[0][0].latency_ms[:, -1] == pytest.approx([2.0, 4.0])
+    assert told.seen[-1][0].latency_ms[:, -1] == pytest.approx([2.5, 4.5])
 
 
 # --- chains -------------------------------------------------------------------------------------

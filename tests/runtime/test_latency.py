@@ -174,7 +174,6 @@ def test_a_promise_is_never_below_the_expectation(scores: list[float], slowdown:
 
 
 @given(seed=st.integers(0, 1000))
-@given(seed=st.integers(0, 1000))
 def test_the_margin_is_conformal(seed: int) -> None:
     """At least 199 of 201 like scores are below it: the next one with 99 % probability."""
     model, rng = make(), np.random.default_rng(seed)
