@@ -105,7 +105,7 @@ class Segment:
 
     def without_code(self) -> Segment:
         """The segment with those of its forms alone that cannot execute code."""
-        return replace(self, forms={k: v for k, v in self.forms.items() if k in CODE_FREE})
+        return replace(self, forms={k: self.forms[k] for k in self.forms if k in CODE_FREE})
 
 
 def onnx_outputs(inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:

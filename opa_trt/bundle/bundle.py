@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -49,15 +51,25 @@ class Bundle:
         self.manifest = Manifest.from_json(text, str(self.path / MANIFEST))
         self.tree = self._checked_tree()
         self._check_names()
-        for name, entry in self.manifest.files.items():
-            self._verified(name, entry)
+        with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+            for checked in [
+                pool.submit(self._check, *item) for item in self.manifest.files.items()
+            ]:
+                checked.result()
 
     def read(self, name: str) -> bytes:
         """The bytes of a file, verified once more as they are read."""
         if name not in self.manifest.files:
             message = f"{self.path} lists no file {name!r}."
             raise BundleCorrupt(message, remedy="build the bundle again.")
-        return self._verified(name, self.manifest.files[name])
+        entry, path = self.manifest.files[name], self.path / name
+        try:
+            data = path.read_bytes()
+        except OSError as exc:
+            raise _unreadable(path) from exc
+        if len(data) != entry.size or hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise _altered(path)
+        return data
 
     def arrays(self, name: str) -> Arrays:
         """The arrays of a safetensors file.
@@ -72,9 +84,9 @@ class Bundle:
             raise BundleCorrupt(message, remedy="build the bundle again.") from exc
 
     def segment(self, name: str) -> Segment:
-        """A segment with its portable forms' bytes."""
+        """A segment; the bytes of a portable form are read when they are asked for."""
         entry = self.manifest.segments[name]
-        forms = {form: self.read(file) for form, file in entry.forms.items()}
+        forms = _Forms(self, entry.forms)
         return Segment(name, entry.inputs, entry.outputs, forms, entry.content)
 
     def _checked_tree(self) -> Tree:
@@ -96,33 +108,59 @@ class Bundle:
                 message = f"node {node.name} of {self.path} names no segment {node.segment!r}."
                 raise BundleCorrupt(message, remedy="build the bundle again.")
 
-    def _verified(self, name: str, entry: FileEntry) -> bytes:
+    def _check(self, name: str, entry: FileEntry) -> None:
         path = self.path / name
         if not _stays_inside(name) or not self._holds(path):
             message = f"{self.path} names the file {name!r}, which leads out of it."
             raise BundleCorrupt(message, remedy="do not use this bundle.")
         try:
-            data = path.read_bytes() if path.is_file() else None
-        except OSError:
-            data = None
-        if data is None:
-            message = f"{path} is missing, or cannot be read."
-            raise BundleCorrupt(message, remedy="copy the bundle again, or build it again.")
-        if len(data) != entry.size:
-            message = f"{path} has {len(data)} bytes."
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as exc:
+            raise _unreadable(path) from exc
+        if size != entry.size:
+            message = f"{path} has {size} bytes."
             raise BundleCorrupt(
                 message, expected=f"{entry.size}.", remedy="copy or build the bundle again."
             )
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            message = f"{path} was altered: its sha256 does not match."
-            raise BundleCorrupt(message, remedy="copy or build the bundle again.")
-        return data
+        if digest != entry.sha256:
+            raise _altered(path)
 
     def _holds(self, path: Path) -> bool:
         try:
             return path.resolve().is_relative_to(self.path.resolve())
         except (OSError, RuntimeError):  # no possible name, or links that lead in a circle
             return False
+
+
+class _Forms(Mapping[str, bytes]):
+    """Portable forms of a segment, each read and verified whenever it is asked for."""
+
+    def __init__(self, bundle: Bundle, files: Mapping[str, str]) -> None:
+        self._bundle, self._files = bundle, files
+
+    def __getitem__(self, form: str) -> bytes:
+        return self._bundle.read(self._files[form])
+
+    def __contains__(self, form: object) -> bool:
+        return form in self._files  # without reading it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def _unreadable(path: Path) -> BundleCorrupt:
+    message = f"{path} is missing, or cannot be read."
+    return BundleCorrupt(message, remedy="copy the bundle again, or build it again.")
+
+
+def _altered(path: Path) -> BundleCorrupt:
+    message = f"{path} was altered: its sha256 does not match."
+    return BundleCorrupt(message, remedy="copy or build the bundle again.")
 
 
 def pack(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:

@@ -18,6 +18,7 @@ import pytest
 
 from opa_trt.bundle import CANARY, PROFILE, Bundle, check_place, pack, pack_arrays
 from opa_trt.errors import BundleCorrupt, BundleError, BundleVersionError
+from opa_trt.tree import TORCHSCRIPT
 
 SEGMENT = "segments/tiny.pt"
 
@@ -223,8 +224,13 @@ def test_a_file_that_changes_after_opening_is_noticed(toy_bundle: Path) -> None:
     data = bytearray((toy_bundle / SEGMENT).read_bytes())
     data[100] ^= 1
     overwrite(toy_bundle / SEGMENT, bytes(data))
+    forms = bundle.segment("tiny").forms
+    assert TORCHSCRIPT in forms  # which does not read it
     with pytest.raises(BundleCorrupt, match="was altered"):
-        bundle.segment("tiny")
+        forms[TORCHSCRIPT]
+    overwrite(toy_bundle / SEGMENT, bytes(data[:-1]))
+    with pytest.raises(BundleCorrupt, match="was altered"):
+        forms[TORCHSCRIPT]
 
 
 def test_arrays_that_are_none_are_corrupt(toy: Any, tmp_path: Path) -> None:
