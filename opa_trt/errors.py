@@ -28,7 +28,8 @@
     │   └── ParityError           a fold, trace or engine differs from its reference
     └── RuntimeStateError
         ├── StaleLease            device memory of an earlier group
-        └── SessionClosed         use after ``close``
+        ├── SessionClosed         use after ``close``
+        └── SessionBusy           use from a second thread; ``fork`` gives it a session
 
 A message has up to three parts: what was received, what was expected, what to do about it.
 """
@@ -183,6 +184,10 @@ class StaleLease(RuntimeStateError):
 
 class SessionClosed(RuntimeStateError):
     """A session was used after ``close``."""
+
+
+class SessionBusy(RuntimeStateError):
+    """A session was used while it answers a group: ``Session.fork`` gives a thread its own."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

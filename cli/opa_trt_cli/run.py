@@ -48,7 +48,7 @@ def command(
     Where folders are named after classes, accuracy is told as well.
     """
     import opa_trt
-    from opa_trt_cli.console import say
+    from opa_trt_cli.console import say_json
 
     if as_csv and as_json:
         message = "--csv and --json exclude each other."
@@ -56,13 +56,27 @@ def command(
     with opa_trt.load(bundle, policy=policy, backend=backend, threads=threads) as session:
         paths, pixels = _read(images, session, skip_bad_images)
         results = []
-        for start in range(0, len(paths), group):
-            results.append(session.infer(pixels[start : start + group], deadline_ms))
-            if explain:
-                say(results[-1].explain(), err=True)
+        for result in session.stream(pixels, group, deadline_ms):
+            results.append(result)
+            if explain and not as_json:
+                _explain(len(results), sum(len(one.labels) for one in results), result)
         rows = _rows(paths, results, session.manifest.classes)
     summary = _summary(results, rows, deadline_ms, policy)
-    _write(rows, summary, as_csv, as_json)
+    if as_json:
+        told = {"groups": [result.facts() for result in results]} if explain else {}
+        say_json({"summary": summary, **told, "predictions": rows})
+    else:
+        _write(rows, summary, as_csv)
+
+
+def _explain(number: int, images: int, result: Any) -> None:
+    """On stderr, so that predictions can be piped."""
+    from opa_trt_cli.console import say
+
+    first = images - len(result.labels) + 1
+    which = f"images {first} to {images}" if first < images else f"image {images}"
+    say(f"Group {number}, {which}: {result.explain()}", err=True)
+    say(err=True)
 
 
 def _read(images: Path, session: Any, skip: bool) -> tuple[list[Path], Any]:
@@ -127,14 +141,9 @@ def _summary(
     }
 
 
-def _write(
-    rows: list[dict[str, Any]], summary: dict[str, Any], as_csv: bool, as_json: bool
-) -> None:
-    from opa_trt_cli.console import say, say_json, say_table
+def _write(rows: list[dict[str, Any]], summary: dict[str, Any], as_csv: bool) -> None:
+    from opa_trt_cli.console import say, say_table
 
-    if as_json:
-        say_json({"summary": summary, "predictions": rows})
-        return
     if as_csv:
         writer = csv.DictWriter(sys.stdout, list(rows[0]))
         writer.writeheader()

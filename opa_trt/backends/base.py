@@ -57,9 +57,10 @@ _Ports = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # shape of a row, an
 class Engine(ABC):
     """A compiled segment, loaded and ready.
 
-    ``run`` may be called from one thread at a time. Tensors handed in are only read during the
-    call; tensors handed out belong to the caller. On a CUDA device ``run`` enqueues and returns:
-    both must stay as they are until the stream has come so far.
+    ``run`` may be called from one thread at a time; ``fork`` gives another thread its own engine.
+    Tensors handed in are only read during the call; tensors handed out belong to the caller. On a
+    CUDA device ``run`` enqueues and returns: both must stay as they are until the stream has come
+    so far.
 
     Attributes:
         segment: what it computes, without the portable forms.
@@ -119,8 +120,30 @@ class Engine(ABC):
         """
         self.run(inputs, out)
 
+    def fork(self) -> Engine:
+        """A second engine on the same loaded program, for another thread.
+
+        Weights are shared and not copied; what a run writes to is the fork's own. Either may be
+        closed first: the program goes with the last engine on it. This engine may be running.
+
+        Threads of a CPU: those that a vendor keeps belong to the program, so forks share them.
+        Torch has a pool for every thread that uses it, as large as was set when that thread first
+        did (loading a bundle sets it): two forks at work keep twice the cores busy.
+
+        Raises:
+            EngineError: a closed engine, or one whose backend cannot fork.
+            DeviceMemoryError: no room for what a run needs.
+        """
+        if self._closed:
+            msg = f"engine {self.segment.name} is closed."
+            raise EngineError(msg, expected="an open one.")
+        with _translated(EngineError, f"{self.target.backend} cannot fork {self.segment.name}"):
+            made = self._fork()
+        made.key = self.key
+        return made
+
     def close(self) -> None:
-        """Release what the engine holds; further runs raise EngineError."""
+        """Release what the engine holds; further runs raise EngineError. Forks are not touched."""
         if not self._closed:
             self._closed = True
             self._close()
@@ -128,6 +151,11 @@ class Engine(ABC):
     @abstractmethod
     def _run(self, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor], stream: Any) -> None:
         """Fill ``out``; everything has been checked."""
+
+    def _fork(self) -> Engine:
+        """An open engine on the same program; ``key`` is set by ``fork``."""
+        msg = f"engines of {self.target.backend} cannot be forked."
+        raise EngineError(msg, remedy="load the bundle once for every thread.")
 
     def _close(self) -> None:  # noqa: B027 - most engines are released with their last reference
         """Release what garbage collection does not."""

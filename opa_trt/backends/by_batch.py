@@ -40,6 +40,17 @@ class ByBatch(Engine):
     def _run(self, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor], stream: Any) -> None:
         self._part(inputs)._run(inputs, out, stream)
 
+    def _fork(self) -> Engine:
+        made: list[Engine] = []
+        try:
+            for part in self.parts:
+                made.append(part.fork())
+        except BaseException:
+            for part in made:
+                part.close()
+            raise
+        return ByBatch(made)
+
     def _close(self) -> None:
         for part in self.parts:
             part.close()

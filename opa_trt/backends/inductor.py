@@ -11,6 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from opa_trt.backends.base import Availability, Backend, Engine
 from opa_trt.backends.torch_calls import (
     CUDA_TORCH,
     NO_GPU,
+    Turns,
     exact,
     fill,
     on_stream,
@@ -84,7 +86,7 @@ class InductorBackend(Backend):
 
 
 class InductorEngine(Engine):
-    """One loaded package."""
+    """One loaded package. It allows one run at a time: those of forks take turns."""
 
     def __init__(self, package: bytes, segment: Segment, target: Target) -> None:
         super().__init__(segment, target)
@@ -93,12 +95,17 @@ class InductorEngine(Engine):
             path.write_bytes(package)
             # The loader unpacks it to a folder of its own, which goes when the engine is closed.
             model = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
+        self._turns = Turns(target)
         self._loader: Any = model.loader  # calling the model parses its call's description anew
 
     def _run(self, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor], stream: Any) -> None:
-        with torch.inference_mode(), on_stream(stream), exact(self.target):
+        turn = self._turns.turn(stream)
+        with turn, torch.inference_mode(), on_stream(stream), exact(self.target):
             given = self._loader.boxed_run([inputs[spec.name] for spec in self.segment.inputs])
             fill(self.segment.outputs, given, out)
+
+    def _fork(self) -> Engine:
+        return copy(self)
 
     def _close(self) -> None:
         self._loader = None

@@ -83,6 +83,9 @@ class NullEngine(Engine):
         if self._backend.clock is not None and self._backend.latency_ms is not None:
             self._backend.clock.advance(self._backend.latency_ms(self.segment.name, len(first)))
 
+    def _fork(self) -> Engine:
+        return NullEngine(self.segment, self.target, self._backend)
+
 
 def _invented(spec: TensorSpec, mean: Tensor) -> Tensor:
     values = np.random.default_rng(0).standard_normal(spec.shape).astype(np.float32)

@@ -110,18 +110,25 @@ class OpenVinoBackend(Backend):
 
 
 class OpenVinoEngine(Engine):
-    """One compiled model with one request; inputs and outputs are shared, never copied."""
+    """One compiled model with one request; inputs and outputs are shared, never copied.
+
+    Forks have requests of their own. The model has one stream, so their runs take turns.
+    """
 
     def __init__(self, compiled: Any, segment: Segment, target: Target) -> None:
         super().__init__(segment, target)
+        self._compiled = compiled
         self._request: Any = Request(compiled, segment)
 
     def _run(self, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor], stream: Any) -> None:
         self._request.bind(inputs, out)
         self._request.infer()
 
+    def _fork(self) -> Engine:
+        return OpenVinoEngine(self._compiled, self.segment, self.target)
+
     def _close(self) -> None:
-        self._request = None
+        self._request = self._compiled = None
 
 
 class DividedEngine(Engine):
@@ -129,6 +136,7 @@ class DividedEngine(Engine):
 
     def __init__(self, compiled: Any, segment: Segment, target: Target) -> None:
         super().__init__(segment, target)
+        self._compiled = compiled
         self._requests = [Request(compiled, segment) for _ in range(target.threads)]
 
     def _run(self, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor], stream: Any) -> None:
@@ -149,8 +157,12 @@ class DividedEngine(Engine):
         ends = [batch * part // count for part in range(count + 1)]
         return [slice(*pair) for pair in pairwise(ends)]
 
+    def _fork(self) -> Engine:
+        return DividedEngine(self._compiled, self.segment, self.target)
+
     def _close(self) -> None:
         self._requests = []
+        self._compiled = None
 
 
 def _rows(tensors: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:

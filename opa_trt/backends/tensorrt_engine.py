@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
@@ -78,6 +79,12 @@ class Scratch:
             self._last = stream
             yield
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within, no other thread enqueues."""
+        with self._lock:
+            yield
+
     def wait(self) -> None:
         """Return when every turn is done on the device."""
         with self._lock:
@@ -142,6 +149,9 @@ class Captured:
 
 class TensorRTEngine(Engine):
     """One engine. Tensors are bound where they lie: what a pioneer writes, a tail reads.
+
+    A fork has an execution context, a stream and graphs of its own. Scratch memory is shared, so
+    runs take turns on the device.
 
     Args:
         api: the vendor's.
@@ -242,6 +252,14 @@ class TensorRTEngine(Engine):
 
     def _new_context(self) -> Context:
         return Context(self._api, self._engine, self._scratch, self._size)
+
+    def _fork(self) -> Engine:
+        made = copy(self)
+        made._side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        made._graphs = {}
+        with self._api.explained(), self._scratch.alone():
+            made._context = self._new_context()
+        return made
 
     def _close(self) -> None:
         self._scratch.wait()  # nothing may go while the device still uses it

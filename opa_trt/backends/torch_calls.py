@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -49,19 +50,64 @@ def on_stream(stream: Any) -> Any:
     return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
+class Turns:
+    """Runs of engines that share what only one may use at a time: one after the other, on the
+    host and, across streams, on a GPU."""
+
+    def __init__(self, target: Target) -> None:
+        self._away = target.device != CPU
+        self._lock = threading.Lock()
+        self._last: Any = None  # the stream of the latest run
+
+    @contextmanager
+    def turn(self, stream: Any) -> Iterator[None]:
+        """What runs within comes after all earlier turns. ``stream`` is as ``run`` has it."""
+        with self._lock:
+            if self._away:
+                stream = torch.cuda.current_stream() if stream is None else stream
+                if self._last is not None and self._last != stream:
+                    stream.wait_stream(self._last)
+                self._last = stream
+            yield
+
+
+class _Exact:
+    """Torch's rounding to TF32, which is the process's: off as long as any thread needs it so."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._before = False, False
+
+    def begin(self) -> None:
+        with self._lock:
+            if self._runs == 0:
+                self._before = _CONVOLUTIONS.allow_tf32, _MATRICES.allow_tf32
+                _CONVOLUTIONS.allow_tf32 = _MATRICES.allow_tf32 = False
+            self._runs += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._runs -= 1
+            if self._runs == 0:
+                _CONVOLUTIONS.allow_tf32, _MATRICES.allow_tf32 = self._before
+
+
+_CONVOLUTIONS, _MATRICES = torch.backends.cudnn, torch.backends.cuda.matmul
+_EXACT = _Exact()
+
+
 @contextmanager
 def exact(target: Target) -> Iterator[None]:
     """Within, fp32 on a GPU is fp32: torch's own default rounds convolutions to TF32."""
     if target.device == CPU:
         yield
         return
-    convolutions, matrices = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, matrices.allow_tf32
-    convolutions.allow_tf32 = matrices.allow_tf32 = False
+    _EXACT.begin()
     try:
         yield
     finally:
-        convolutions.allow_tf32, matrices.allow_tf32 = before
+        _EXACT.end()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import inspect
 import io
 from collections.abc import Mapping
 from contextlib import nullcontext
+from copy import copy
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from opa_trt.backends.base import FP16, FP32, Availability, Backend, Engine
+from opa_trt.backends.torch_calls import Turns
 from opa_trt.device import CUDA
 from opa_trt.errors import CompileError
 from opa_trt.machine import has_gpu
@@ -85,19 +87,26 @@ class TorchTensorRTBackend(Backend):
 
 
 class TorchTensorRTEngine(Engine):
-    """One compiled program. It allocates its outputs, which are copied into those wanted."""
+    """One compiled program. It allocates its outputs, which are copied into those wanted.
+
+    It has one execution context, which allows one run at a time: those of forks take turns.
+    """
 
     def __init__(self, module: Any, segment: Segment, target: Target) -> None:
         super().__init__(segment, target)
         self._module = module
+        self._turns = Turns(target)
 
     def _run(self, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor], stream: Any) -> None:
         on_stream = nullcontext() if stream is None else torch.cuda.stream(stream)
-        with torch.inference_mode(), on_stream:
+        with self._turns.turn(stream), torch.inference_mode(), on_stream:
             given = self._module(*(inputs[spec.name] for spec in self.segment.inputs))
             values = given if isinstance(given, (tuple, list)) else (given,)
             for spec, value in zip(self.segment.outputs, values, strict=True):
                 out[spec.name].copy_(value)
+
+    def _fork(self) -> Engine:
+        return copy(self)
 
     def _close(self) -> None:
         self._module = None

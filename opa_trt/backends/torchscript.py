@@ -7,6 +7,7 @@ import io
 import json
 import warnings
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +92,7 @@ class TorchScriptBackend(Backend):
 
 
 class TorchScriptEngine(Engine):
-    """One trace on one device."""
+    """One trace on one device. Several threads may run a module at once: forks share it."""
 
     def __init__(self, form: bytes, variant: Variant, segment: Segment, target: Target) -> None:
         super().__init__(segment, target)
@@ -119,6 +120,9 @@ class TorchScriptEngine(Engine):
             batches += [self.target.max_batch] * 2
         for batch in batches:
             self.run(sample_inputs(self.segment, self.target, batch))
+
+    def _fork(self) -> Engine:
+        return copy(self)
 
     def _close(self) -> None:
         self._module = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from opa_trt.progress import Progress
 from opa_trt.runtime import Result, Session
 from opa_trt.training.data import Images
 from opa_trt.training.degrade import degrade, drift
+from opa_trt.tree import OPA
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,11 @@ def run_arms(
 ) -> list[Arm]:
     """Every policy under every deadline over the stream.
 
-    Policies take turns group by group, so that a passing load meets all of them; each keeps its
-    own memory. All share the session's engines and its beliefs about latency.
+    Policies take turns group by group, so that a passing load meets all of them. Each has a fork
+    of the session: the same engines, and its own memory and beliefs about latency.
 
     Args:
-        session: engines and latency model.
+        session: whose engines run.
         stream: the groups, in order.
         arms: (policy, label) pairs.
         deadlines: in ms.
@@ -108,14 +110,16 @@ def run_arms(
     progress = progress or Progress()
     answers: list[list[list[Answer]]] = [[[] for _ in arms] for _ in deadlines]
     done = 0
-    for under, deadline in zip(answers, deadlines, strict=True):
-        for index, group in enumerate(stream):
-            for i in _turn(len(arms), index):
-                session.use(arms[i][0])
-                result = session.infer(group.pixels, deadline)
-                under[i].append(_answer(result, group))
-            done += 1
-            progress.advance(done)
+    with ExitStack() as stack:
+        forks = [stack.enter_context(session.fork()) for _ in arms]
+        for under, deadline in zip(answers, deadlines, strict=True):
+            for fork, (policy, _) in zip(forks, arms, strict=True):
+                fork.use(policy)
+            for index, group in enumerate(stream):
+                for i in _turn(len(arms), index):
+                    under[i].append(_answer(forks[i].infer(group.pixels, deadline), group))
+                done += 1
+                progress.advance(done)
     return [
         Arm(policy, label, deadline, tuple(given))
         for under, deadline in zip(answers, deadlines, strict=True)
@@ -129,9 +133,8 @@ def choose_deadlines(session: Session, batch: int, fractions: Sequence[float]) -
     A fraction of 0 is 1.1 times the fastest route's p99, 1 is 1.2 times the slowest's median;
     they are rounded to two significant digits.
     """
-    ends = [
-        route.last for route in session.tree.routes() if not session.tree[route.last].successors
-    ]
+    nodes = (session.tree[route.last] for route in session.tree.routes())
+    ends = [node.name for node in nodes if node.system == OPA and not node.successors]
     low = 1.1 * min(session.route_ms(end, batch, 0.99) for end in ends)
     high = max(low, 1.2 * max(session.route_ms(end, batch) for end in ends))
     return [_two_digits(low + fraction * (high - low)) for fraction in fractions]

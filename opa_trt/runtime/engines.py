@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -195,9 +196,10 @@ class EngineLoader:
         return {node.name: found[node.segment] for node in nodes}
 
     def known_profile(self, engine: Engine) -> LatencyProfile | None:
-        """What the store has on an engine, if it is of this bundle's batch buckets."""
+        """What the store has on an engine, if it was measured on that one, at this bundle's batch
+        buckets, by a clock that went on."""
         values = self.store.profile(engine.key) if engine.key else None
-        if values is None:
+        if values is None or values.get("engine", engine.key) != engine.key:
             return None
         try:
             profile = LatencyProfile.from_dict(values)
@@ -205,7 +207,8 @@ class EngineLoader:
             return None
         largest = self.bundle.manifest.max_batch
         wanted = tuple(sorted({min(b, largest) for b in self.bundle.manifest.buckets}))
-        return profile if profile.batches == wanted else None
+        sane = all(0 <= ms < math.inf for row in profile.ms for ms in row)
+        return profile if sane and profile.batches == wanted else None
 
     def _engine(self, node: Node) -> tuple[Engine, int]:
         """The engine of a node's segment, and how many of its parts were compiled now."""

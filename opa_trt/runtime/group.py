@@ -19,6 +19,7 @@ from opa_trt.errors import ConfigError
 from opa_trt.policies import STOP, Budget, Decision, Policy, View, unreadable
 from opa_trt.runtime.buffers import Buffer, Lease
 from opa_trt.runtime.latency import LatencyModel
+from opa_trt.runtime.listener import Listener
 from opa_trt.runtime.result import Step
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
 
@@ -44,6 +45,7 @@ class Machinery:
     policy: Policy
     clock: Clock
     buckets: tuple[int, ...]
+    listener: Listener = field(default_factory=Listener)
     _batches: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -158,6 +160,7 @@ class Group:
         if node.successors:
             left = until_ms - begun
             decision = self._decide(node, logits, seen.images, left, slowdown)
+            self.machinery.listener.tell(decision, node.name)
             accuracy = decision.estimated_accuracy
         self.steps.append(
             Step(

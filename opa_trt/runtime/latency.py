@@ -18,7 +18,9 @@ FORGET = 0.15  # weight of the newest group in the filtered values
 WINDOW = 200  # scores that the margin is taken from, and groups after which one is forgotten
 QUANTILE = 0.99
 FEW = WINDOW - math.ceil(QUANTILE * (WINDOW + 1)) + 1  # the quantile's place among the largest
+KEPT = 0.99  # of a residual, a group: what has not run for long is believed to be as profiled
 OVERHEADS = 50  # of which the median counts
+ABSURD = math.log(50)  # a reading so far from what was expected says something of the clock alone
 
 Floats = npt.NDArray[np.float64]
 
@@ -57,9 +59,11 @@ class LatencyModel:
         self._columns: dict[tuple[int, ...], Floats] = {}
         self._log_slowdown = 0.0
         self._log_residual = np.zeros(len(self._index))
+        self._ages = np.ones(len(self._index))  # how much of each the next group keeps
         self._scores: deque[tuple[int, float]] = deque()  # with the group, in order of arrival
         self._ascending: list[float] = []  # the same scores
         self._group = 0
+        self._doubted = False  # whether the latest time to an answer was absurd
         self._overheads: dict[bool, deque[float]] = {
             split: deque(maxlen=OVERHEADS) for split in (False, True)
         }
@@ -130,12 +134,21 @@ class LatencyModel:
         self._group += 1
         while self._scores and self._group - self._scores[0][0] >= WINDOW:
             self._forget()
+        if not self._scores:  # nothing was sent on for so long: its cost is to be learned anew
+            for known in self._overheads.values():
+                known.clear()
+        self._log_residual *= self._ages
+        self._ages.fill(KEPT)
         ratio = _log_ratio(measured_ms, self.profiled(node, batch))
         self._log_slowdown += FORGET * (ratio - self._log_slowdown)
 
     def observe(self, node: str, expected_ms: float, measured_ms: float) -> None:
         """Let a later node's residual move its correction."""
-        self._log_residual[self._index[node]] += FORGET * _log_ratio(measured_ms, expected_ms)
+        ratio = _log_ratio(measured_ms, expected_ms)
+        if abs(ratio) < ABSURD:  # else it might never be tried again, and so never put right
+            row = self._index[node]
+            self._log_residual[row] += FORGET * ratio
+            self._ages[row] = 1
 
     def observe_rest(
         self, expected_ms: float, measured_ms: float, own_ms: float, *, split: bool
@@ -149,10 +162,14 @@ class LatencyModel:
             split: whether only a part of the images was sent on.
         """
         expected_ms += self.overhead_ms(split=split)
-        self._overheads[split].append(max(0.0, own_ms))
+        ratio = _log_ratio(measured_ms, expected_ms)
+        absurd = abs(ratio) >= ABSURD
+        if self._doubted or not absurd:  # two in a row are no clock that was set
+            self._overheads[split].append(max(0.0, own_ms))
+        self._doubted = absurd
         if len(self._scores) == WINDOW:
             self._forget()
-        score = math.exp(_log_ratio(measured_ms, expected_ms))
+        score = math.exp(ratio)
         self._scores.append((self._group, score))
         insort(self._ascending, score)
 
@@ -210,6 +227,7 @@ def _spread(profile: LatencyProfile) -> float:
 
 
 def _log_ratio(measured: float, expected: float) -> float:
-    if measured <= 0 or expected <= 0:
+    """Cut to ``ABSURD`` either way, and 0 of what no clock can have measured: clocks may jump."""
+    if not (0 < measured < math.inf and 0 < expected < math.inf):
         return 0.0
-    return math.log(measured / expected)
+    return max(-ABSURD, min(ABSURD, math.log(measured) - math.log(expected)))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from opa_trt.policies import STOP, Decision
+from opa_trt.runtime.explain import answered, facts, words
 
 
 @dataclass(frozen=True)
@@ -98,21 +100,18 @@ class Result:
         return float((self.labels == np.asarray(labels)).mean())
 
     def explain(self) -> str:
-        """A paragraph: what was seen, predicted for every route, and chosen, and why."""
-        lines = [repr(self)]
-        for step in self.steps:
-            seen = f"  {step.node}: {step.images} images in {step.measured_ms:.2f} ms"
-            lines.append(f"{seen} (expected {step.predicted_ms:.2f}, slowdown {step.slowdown:.2f})")
-            if step.decision is not None:
-                lines += _explain(step.decision)
-        return "\n".join(lines)
+        """Lines that say what was seen, predicted for every route, and chosen, and why."""
+        return words(self)
+
+    def facts(self) -> dict[str, Any]:
+        """What ``explain`` tells, as plain values for JSON."""
+        return facts(self)
 
     def __repr__(self) -> str:
-        names, counts = np.unique(self.nodes, return_counts=True)
-        answered = ", ".join(f"{n} by {name}" for name, n in zip(names, counts, strict=True))
+        by = ", ".join(f"{count} by {name}" for name, count in answered(self).items())
         state = "met" if self.deadline_met else "MISSED"
         return (
-            f"<Result {len(self.labels)} images ({answered}), {self.measured_ms:.2f} ms, "
+            f"<Result {len(self.labels)} images ({by}), {self.measured_ms:.2f} ms, "
             f"deadline {self.deadline_ms:g} ms {state}>"
         )
 
@@ -120,18 +119,3 @@ class Result:
         answered = [step.answered for step in self.steps]
         total = sum(value * n for value, n in zip(by_step, answered, strict=True) if n)
         return total / sum(answered) if any(answered) else math.nan
-
-
-def _explain(decision: Decision) -> list[str]:
-    lines = [f"    {decision.left_ms:.2f} ms left, {decision.reason}"]
-    if not math.isnan(decision.estimated_accuracy):
-        lines.append(f"    its own accuracy is estimated at {decision.estimated_accuracy:.1%}")
-    routes = zip(
-        decision.successors, decision.predicted_ms, decision.predicted_accuracy, strict=True
-    )
-    for index, (name, ms, accuracy) in enumerate(routes):
-        chosen = int((decision.choice == index).sum())
-        expected = "" if math.isnan(accuracy) else f", {accuracy:.1%} right"
-        mark = f"  <- {chosen} images" if chosen else ""
-        lines.append(f"    {name}: at most {ms:.2f} ms{expected}{mark}")
-    return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,17 +15,19 @@ import torch
 from opa_trt.backends import Backend, Engine
 from opa_trt.bundle import PROFILE, Bundle, Manifest
 from opa_trt.clock import Clock
-from opa_trt.device import CPU, Device
-from opa_trt.errors import SessionClosed
-from opa_trt.policies import Arrival, Budget, Knowledge, Outcome, make_policy, route_end
-from opa_trt.runtime.buffers import Buffer
-from opa_trt.runtime.engines import EngineLoader, open_loader
-from opa_trt.runtime.group import Group, Machinery
+from opa_trt.errors import SessionBusy, SessionClosed
+from opa_trt.policies import Knowledge, Outcome, make_policy
+from opa_trt.runtime.engines import open_loader
+from opa_trt.runtime.entry import pick_entry
+from opa_trt.runtime.group import Group
 from opa_trt.runtime.images import check_deadline, check_images
-from opa_trt.runtime.latency import LatencyModel
+from opa_trt.runtime.listener import Listener, OnDecision, check_listener
+from opa_trt.runtime.metrics import Metrics, Recorder
 from opa_trt.runtime.result import Result
+from opa_trt.runtime.shared import Shared
+from opa_trt.runtime.stream import check_group_size, each_deadline, group_count, grouped
 from opa_trt.store import EngineStore, LatencyProfile
-from opa_trt.tree import FEATURES, Node, Tree
+from opa_trt.tree import Tree
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ def load(
     trusted: bool = True,
     store: EngineStore | None = None,
     clock: Clock | None = None,
+    on_decision: OnDecision | None = None,
 ) -> Session:
     """Open a bundle for this machine: check it, find or compile engines, verify and profile them.
 
@@ -56,6 +60,9 @@ def load(
             read it (TorchScript and pt2 can execute code).
         store: where engines and latencies of this machine are kept; the user's cache by default.
         clock: what tells the time; the machine's by default.
+        on_decision: called with each decision right after it is made, the name of the node that
+            ran, and the number of the group from 0. What it takes counts against the deadline.
+            An error in it is logged once and passed over.
 
     Returns:
         A session; close it, or use it in a ``with``.
@@ -65,7 +72,9 @@ def load(
         BackendUnavailable: the backend does not work here.
         DeviceMemoryError: the device has no room for an entry's engine.
         UnknownNameError: no such policy, node or backend.
+        ConfigError: an ``on_decision`` that cannot be called.
     """
+    check_listener(on_decision)
     loader = open_loader(
         path,
         backend=backend,
@@ -81,7 +90,8 @@ def load(
     chosen = make_policy(policy, loader.bundle.tree, knowledge)
     loader.bundle.tree.entries_of(chosen.system)
     engines = loader.engines()
-    session = Session(loader, engines, loader.profiles(engines), knowledge, policy)
+    shared = Shared.of(loader, loader.profiles(engines), knowledge)
+    session = Session(shared, engines, policy, on_decision=on_decision)
     log.info("%s: ready, %s", path, session)
     return session
 
@@ -95,40 +105,28 @@ def read_knowledge(bundle: Bundle) -> Knowledge:
 class Session:
     """Engines that are loaded, verified and warm, and a policy. ``load`` makes one.
 
-    ``infer`` may be called from several threads; groups are answered one at a time.
+    A session belongs to one thread at a time, and says so with ``SessionBusy``. ``fork`` gives
+    another thread a session on the same engines; ``metrics`` may be asked from any thread.
     """
 
     def __init__(
         self,
-        loader: EngineLoader,
-        engines: dict[str, Engine],
-        profiles: dict[str, LatencyProfile],
-        knowledge: Knowledge,
+        shared: Shared,
+        engines: Mapping[str, Engine],
         policy: str,
+        options: Mapping[str, Any] | None = None,
+        on_decision: OnDecision | None = None,
     ) -> None:
-        self._bundle = bundle = loader.bundle
-        self._tree = tree = loader.tree
-        self._left_out = dict(loader.left_out)
-        self._profiles = profiles
-        self._knowledge = knowledge
-        self._lock = threading.Lock()
+        self._shared = shared
+        self._decides = policy, dict(options or {})
+        self._lock = threading.Lock()  # held while a group is answered
+        self._thread: int | None = None  # that holds it
+        self._life = threading.Lock()  # held while engines are forked or closed
         self._closed = False
-        manifest = bundle.manifest
-        away = loader.device.name != CPU
-        first = manifest.segments[tree.entries[0].segment].inputs[0]
-        self._machinery = machinery = Machinery(
-            tree=tree,
-            engines=engines,
-            device=loader.device,
-            images=Buffer(first, manifest.max_batch, loader.device) if away else None,
-            buffers=_buffers(tree, manifest, loader.device),
-            latency=LatencyModel(tree, profiles, manifest.max_batch),
-            policy=make_policy(policy, tree, knowledge),
-            clock=loader.clock,
-            buckets=manifest.buckets,
-        )
-        if machinery.images is not None:
-            self._prepare(machinery.images)
+        made = make_policy(policy, shared.tree, shared.knowledge, **self._decides[1])
+        self._machinery = shared.machinery(engines, made)
+        self._machinery.listener = Listener(on_decision)
+        self._recorder = Recorder(shared.tree)
 
     # --- what a user asks -------------------------------------------------------------------
 
@@ -148,15 +146,74 @@ class Session:
             ImageError: images that cannot be read as such.
             DeadlineError: a deadline that is not above 0.
             SessionClosed: after ``close``.
+            SessionBusy: a group is in flight, in another thread most likely.
         """
-        start = self._machinery.clock.now_ms()  # waiting for another thread's group counts
-        with self._lock:
-            if self._closed:
-                message = f"the session of {self._bundle.path} is closed."
-                raise SessionClosed(message, remedy="load the bundle again.")
-            deadline = check_deadline(deadline_ms, self._fastest)
-            pixels = check_images(images, self._bundle.manifest.images, layout)
+        start = self._machinery.clock.now_ms()
+        self._take()
+        try:
+            self._check_open()
+            deadline = check_deadline(deadline_ms, self._shared.fastest)
+            pixels = check_images(images, self.manifest.images, layout)
             return self._infer(pixels, start, deadline)
+        finally:
+            self._leave()
+
+    def stream(
+        self, images: Any, group_size: int, deadline_ms: Any, *, layout: str | None = None
+    ) -> Iterator[Result]:
+        """Answer images group by group, each as the iterator is asked for it.
+
+        Args:
+            images: an array or tensor as ``infer`` takes it; or an iterable of single images
+                (``[3, S, S]`` or ``[S, S, 3]``) and batches of any size, pulled as needed.
+            group_size: images a group; the last may be smaller.
+            deadline_ms: of every group; or a callable that is given the group's number, from 0,
+                just before it is answered; or an iterable with one for each group.
+            layout: as for ``infer``.
+
+        Raises:
+            ImageError: no images, or the first of an array, list or tuple is wrong. Later ones
+                are checked as their group comes, as ``infer`` does.
+            DeadlineError: not a deadline, or fewer of them than groups (an iterator that ends too
+                soon says so when it does).
+            ConfigError: an impossible group size or an unknown layout.
+            SessionClosed: after ``close``.
+        """
+        self._check_open()
+        size = check_group_size(group_size)
+        groups = grouped(images, size, self.manifest.images, layout)
+        count = group_count(images, size)
+        deadlines = each_deadline(deadline_ms, count, self._shared.fastest)
+        given = "NCHW" if count is None else layout  # an iterable's images are regrouped
+        pairs = zip(groups, deadlines, strict=False)
+        return (self.infer(group, deadline, layout=given) for group, deadline in pairs)
+
+    def fork(self) -> Session:
+        """A session for another thread: the same loaded engines and the same policy, with buffers,
+        beliefs about latency, memory of the policy and metrics of its own, which start afresh.
+
+        It may be made while this session answers a group, and each is closed by itself, in any
+        order: the engines go with the last. Weights are not copied. ``on_decision`` is taken over.
+
+        Sessions at work at the same time slow each other down, as other applications would, and
+        each sees that in its own slowdown. ``Engine.fork`` says which threads they share.
+
+        Raises:
+            SessionClosed: after ``close``.
+            EngineError: the backend's engines cannot be forked.
+            DeviceMemoryError: no room for more buffers.
+        """
+        with self._life:
+            self._check_open()
+            engines: dict[str, Engine] = {}
+            try:
+                for name, engine in self._machinery.engines.items():
+                    engines[name] = engine.fork()
+                return Session(self._shared, engines, *self._decides, self.on_decision)
+            except BaseException:
+                for engine in engines.values():
+                    engine.close()
+                raise
 
     def use(self, policy: str, **options: Any) -> None:
         """Decide with another policy from now on; its memory starts empty.
@@ -164,14 +221,27 @@ class Session:
         Raises:
             UnknownNameError: no such policy or node.
             ConfigError: an impossible option.
+            SessionBusy: a group is in flight.
         """
-        made = make_policy(policy, self._tree, self._knowledge, **options)
-        with self._lock:
+        made = make_policy(policy, self.tree, self._shared.knowledge, **options)
+        self._take()
+        try:
             self._machinery.follow(made)
+            self._decides = policy, options
+        finally:
+            self._leave()
 
     def close(self) -> None:
-        """Release the engines; a second call does nothing."""
-        with self._lock:
+        """Release the engines; a second call does nothing. Forks go on.
+
+        Waits for a group that another thread has in flight.
+
+        Raises:
+            SessionBusy: called while this thread's own group is in flight.
+        """
+        if self._thread == threading.get_ident():
+            raise self._busy()
+        with self._lock, self._life:
             if not self._closed:
                 self._closed = True
                 for engine in self._machinery.engines.values():
@@ -182,17 +252,17 @@ class Session:
     @property
     def manifest(self) -> Manifest:
         """What the bundle says of itself."""
-        return self._bundle.manifest
+        return self._shared.manifest
 
     @property
     def tree(self) -> Tree:
         """The nodes whose engines are loaded."""
-        return self._tree
+        return self._shared.tree
 
     @property
     def left_out(self) -> dict[str, str]:
         """Segments that the device had no room for, and what the vendor said."""
-        return dict(self._left_out)
+        return dict(self._shared.left_out)
 
     @property
     def backend(self) -> str:
@@ -204,12 +274,25 @@ class Session:
     @property
     def profiles(self) -> dict[str, LatencyProfile]:
         """Each node's latency profile on this machine."""
-        return dict(self._profiles)
+        return dict(self._shared.profiles)
 
     @property
     def slowdown(self) -> float:
         """Measured over profiled latency, as last known."""
         return self._machinery.latency.slowdown
+
+    @property
+    def on_decision(self) -> OnDecision | None:
+        """What is told of decisions, as ``load`` says; may be set at any time."""
+        return self._machinery.listener.hear
+
+    @on_decision.setter
+    def on_decision(self, hear: OnDecision | None) -> None:
+        self._machinery.listener.hear = hear
+
+    def metrics(self) -> Metrics:
+        """What this session has done so far; may be asked from any thread, and after ``close``."""
+        return self._recorder.metrics(self.slowdown)
 
     def route_ms(self, node: str, batch: int, quantile: float = 0.5) -> float:
         """Profiled latency in ms of the route that ends at ``node``, at a batch size.
@@ -218,12 +301,11 @@ class Session:
             UnknownNameError: no such node.
             ConfigError: it has no logits.
         """
-        path = self.tree.route_to(route_end(self.tree, node)).nodes
-        return sum(self._profiles[name].at(batch, quantile) for name in path)
+        return self._shared.route_ms(node, batch, quantile)
 
     def __repr__(self) -> str:
         routes = sum(1 for _ in self.tree.routes())
-        return f"<Session {self._bundle.path.name}: {routes} routes on {self.backend}>"
+        return f"<Session {self._shared.bundle.path.name}: {routes} routes on {self.backend}>"
 
     def __enter__(self) -> Session:
         return self
@@ -241,15 +323,16 @@ class Session:
     def _infer(self, pixels: torch.Tensor, start: float, deadline: float) -> Result:
         count, chunk = pixels.shape[0], self.manifest.max_batch
         classes = self.manifest.classes
+        self._machinery.listener.group += 1
         group = Group(self._machinery, pixels, len(classes), start, deadline)
-        entry = self._entry(count, deadline)
+        entry = pick_entry(self._machinery, count, deadline, chunk)
         with self._machinery.device.scope():
             for first in range(0, count, chunk):
                 group.run_chunk(entry, first, chunk)
         outcome = Outcome(count, entry.name, group.elapsed_ms(), deadline)
         machinery = self._machinery
         machinery.state = machinery.policy.learn(outcome, machinery.state)
-        return Result(
+        result = Result(
             logits=group.logits,
             labels=group.logits.argmax(axis=1),
             nodes=group.nodes,
@@ -260,64 +343,28 @@ class Session:
             measured_ms=group.elapsed_ms(),
             fallback=group.fallback,
         )
+        self._recorder.add(result)
+        return result
 
-    def _prepare(self, images: Buffer) -> None:
-        """Let every engine get ready for the buffers that it will run on, at every bucket."""
-        machinery = self._machinery
-        with machinery.device.scope():
-            for node in self._tree.nodes.values():
-                source = images
-                if node.source == FEATURES:
-                    source = machinery.buffers[self._tree.parents[node.name]][FEATURES]
-                for batch in self.manifest.buckets:
-                    rooms = machinery.buffers[node.name].items()
-                    out = {name: room.lease(batch).tensor() for name, room in rooms}
-                    inputs = {node.source: source.lease(batch).tensor()}
-                    machinery.engines[node.segment].prepare(inputs, out)
-            machinery.device.wait()
+    def _take(self) -> None:
+        """Begin what one thread alone may do; ``_leave`` ends it."""
+        if not self._lock.acquire(blocking=False):
+            raise self._busy()
+        self._thread = threading.get_ident()
 
-    def _entry(self, count: int, deadline: float) -> Node:
-        """The policy's entry, or the largest whose cheapest way fits at the last slowdown."""
-        machinery = self._machinery
-        policy, latency = machinery.policy, machinery.latency
-        entries = machinery.entries
-        if len(entries) == 1:
-            return entries[0]
-        names = tuple(entry.name for entry in entries)
-        each = latency.of_group(count, self.manifest.max_batch)
-        cheapest = latency.cheapest(names, each)[:, 0]
-        arrival = Arrival(
-            images=count,
-            entries=names,
-            group_ms=cheapest,
-            each_ms=dict(zip(self.tree.nodes, each[:, 0].tolist(), strict=True)),
-            slowdown=latency.slowdown,
-        )
-        chosen, machinery.state = policy.enter(arrival, Budget(deadline), machinery.state)
-        if chosen is not None:
-            return self.tree[chosen]
-        ms = dict(zip(names, cheapest.tolist(), strict=True))
-        fitting = [entry for entry in entries if ms[entry.name] <= deadline]
-        if not fitting:
-            return min(entries, key=lambda entry: ms[entry.name])
-        return max(fitting, key=lambda entry: (entry.resolution, entry.accuracy))
+    def _leave(self) -> None:
+        self._thread = None
+        self._lock.release()
 
-    def _fastest(self) -> str:
-        batch = self.manifest.buckets[0]
-        ends = [route.last for route in self.tree.routes()]
-        fastest = min(self.route_ms(end, batch, 0.99) for end in ends)
-        return (
-            f"The fastest route of {self._bundle.path.name} takes {fastest:.2g} ms "
-            f"(p99, batch {batch}) on this machine."
+    def _busy(self) -> SessionBusy:
+        message = f"the session of {self._shared.bundle.path} is answering a group."
+        return SessionBusy(
+            message,
+            expected="one thread, and one group at a time.",
+            remedy="give every thread its own: session.fork().",
         )
 
-
-def _buffers(tree: Tree, manifest: Manifest, device: Device) -> dict[str, dict[str, Buffer]]:
-    """Room for what every node gives, at the largest batch."""
-    return {
-        node.name: {
-            spec.name: Buffer(spec, manifest.max_batch, device)
-            for spec in manifest.segments[node.segment].outputs
-        }
-        for node in tree.nodes.values()
-    }
+    def _check_open(self) -> None:
+        if self._closed:
+            message = f"the session of {self._shared.bundle.path} is closed."
+            raise SessionClosed(message, remedy="load the bundle again.")

@@ -148,7 +148,7 @@ class EngineStore:
         for name, profile in found.items():
             engine, _ = engines[name]
             if engine.key:
-                self.put_profile(engine.key, profile.to_dict())
+                self.put_profile(engine.key, {**profile.to_dict(), "engine": engine.key})
         return found
 
     def entries(self) -> list[Entry]:

@@ -15,7 +15,7 @@ import torch
 from opa_trt.backends import Engine
 from opa_trt.backends.envelope import unseal
 from opa_trt.backends.onnxruntime import KEPT, OnnxRuntimeBackend
-from opa_trt.errors import CompileError
+from opa_trt.errors import CompileError, EngineMismatch
 from opa_trt.tree import IMAGES, LOGITS, ONNX, Segment, TensorSpec
 
 ort = pytest.importorskip("onnxruntime")
@@ -131,6 +131,22 @@ def test_a_session_has_the_targets_threads_which_do_not_spin(engine: Any) -> Non
     options = engine._session.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_threads_spin_where_asked_and_no_longer_than_a_run(toy: Any, target: Any) -> None:
+    vendor, segment = OnnxRuntimeBackend(spin=True), toy.segment("tiny")
+    engine: Any = vendor.load(vendor.compile(segment, target), segment, target)
+    options = engine._session.get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "1"
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
+def test_engines_whose_threads_spin_are_others(toy: Any, target: Any) -> None:
+    segment = toy.segment("tiny")
+    vendors = [OnnxRuntimeBackend(spin=spin) for spin in (False, True)]
+    assert len({vendor.stamp(segment, target).key() for vendor in vendors}) == 2
+    with pytest.raises(EngineMismatch, match="another machine"):
+        vendors[0].load(vendors[1].compile(segment, target), segment, target)
 
 
 def test_the_same_tensors_are_bound_once(engine: Any, toy: Any) -> None:

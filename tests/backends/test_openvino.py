@@ -151,6 +151,17 @@ def test_a_share_that_cannot_start_leaves_none_running(toy: Any) -> None:
     assert torch.equal(engine.run(images(toy, 4))[LOGITS], wanted)
 
 
+@pytest.mark.parametrize("hint", HINTS)
+def test_a_fork_outlives_its_parent_at_every_hint(toy: Any, hint: str) -> None:
+    vendor = OpenVinoBackend(hint=hint)
+    engine = made(toy, vendor, vendor.target(max_batch=8, threads=2))
+    wanted = engine.run(images(toy, 5))[LOGITS].clone()
+    fork = engine.fork()
+    engine.close()
+    assert type(fork) is type(engine)
+    assert torch.equal(fork.run(images(toy, 5))[LOGITS], wanted)
+
+
 # --- tensors ------------------------------------------------------------------------------------
 
 

@@ -794,6 +794,55 @@ def test_growing_waits_for_what_still_runs() -> None:
     assert log == [("synchronize", 4)]
 
 
+# --- forks --------------------------------------------------------------------------------------
+
+
+def test_a_fork_has_a_context_of_its_own_on_the_same_engine(gpu: Any, vendor: Vendor) -> None:
+    gpu(vendor)
+    engine = load(vendor)
+    vendor.calls.clear()
+    fork: Any = engine.fork()
+    assert vendor.names() == ["create_execution_context"]
+    assert fork._engine is engine._engine
+    assert fork._scratch is engine._scratch
+    assert fork._context is not engine._context
+
+
+def test_graphs_of_an_engine_are_not_its_forks(gpu: Any, vendor: Vendor) -> None:
+    gpu(vendor)
+    engine, (inputs, out) = load(vendor), tensors(3)
+    engine.prepare(inputs, out)
+    fork = engine.fork()
+    vendor.calls.clear()
+    fork.run(inputs, out)
+    assert "replay" not in vendor.names()
+    engine.run(inputs, out)
+    assert "replay" in vendor.names()
+
+
+def test_closing_an_engine_leaves_its_fork_with_the_program(gpu: Any, vendor: Vendor) -> None:
+    gpu(vendor)
+    engine, (inputs, out) = load(vendor), tensors(3)
+    engine.prepare(inputs, out)
+    fork: Any = engine.fork()
+    fork.prepare(inputs, out)
+    engine.close()
+    assert fork._engine is not None
+    assert fork._runtime is not None
+    vendor.calls.clear()
+    fork.run(inputs, out)
+    assert "replay" in vendor.names()
+
+
+def test_a_fork_without_room_is_told_in_the_vendors_words(gpu: Any, vendor: Vendor) -> None:
+    gpu(vendor)
+    engine = load(vendor)
+    vendor.refused["create_execution_context"] = None
+    vendor.said = "Out of memory"
+    with pytest.raises(DeviceMemoryError, match="cannot fork tail"):
+        engine.fork()
+
+
 # --- the logger ---------------------------------------------------------------------------------
 
 

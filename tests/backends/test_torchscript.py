@@ -206,6 +206,17 @@ def test_on_a_gpu_fp32_is_not_rounded_and_the_users_choice_comes_back(rounded: b
     assert torch.backends.cuda.matmul.allow_tf32 is rounded
 
 
+def test_fp32_is_exact_until_the_last_run_of_several_threads_is_over(rounded: bool) -> None:
+    target = replace(TARGET, device="cuda")
+    first, second = exact(target), exact(target)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.cudnn.allow_tf32
+    second.__exit__(None, None, None)
+    assert torch.backends.cudnn.allow_tf32 is rounded
+
+
 # --- parts --------------------------------------------------------------------------------------
 
 

@@ -100,9 +100,47 @@ def test_a_static_policy_answers_with_its_node(run: Any, tail: str) -> None:
 
 def test_explain_tells_every_group_on_stderr(run: Any) -> None:
     called = run("--explain", "--group", 5, "--csv")
-    assert called.err.count("<Result ") == 2
-    assert "<Result" not in called.out
-    assert "tail3: at most" in called.err
+    assert "Group" not in called.out
+    groups = [line for line in called.err.splitlines() if line.startswith("Group ")]
+    assert [line.split(":")[0] for line in groups] == [
+        "Group 1, images 1 to 5", "Group 2, images 6 to 9",
+    ]  # fmt: skip
+    assert all(line.endswith("deadline 60000 ms met") for line in groups)
+
+
+def test_explain_tells_what_was_predicted_for_every_route(run: Any) -> None:
+    lines = run("--explain").err.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.split()[:1] == ["route"])
+    table = lines[start + 1 : start + 5]
+    assert [line.split()[0] for line in table] == ["stop", "tail1", "tail2", "tail3"]
+    assert all("<= " in line and "%" in line for line in table[1:])
+    assert sum(line.endswith("<- chosen") for line in table) == 1
+    assert "ms left: " in lines[start - 1]
+
+
+def test_explain_says_that_nothing_fitted(call: Any, bundle: Path, shared_photos: Path) -> None:
+    picture = shared_photos / "test" / "dog" / "1.png"
+    called = call("run", bundle, picture, "--deadline-ms", 1e-6, "--explain")
+    assert called.code == 0
+    assert "Group 1, image 1: 1 image (1 by pioneer)" in called.err
+    assert "MISSED by" in called.err
+    assert called.err.count("does not fit") == 3
+    assert "stop at pioneer" in next(
+        line for line in called.err.splitlines() if line.endswith("<- chosen")
+    )
+
+
+def test_explain_as_json_is_one_object(run: Any) -> None:
+    called = run("--explain", "--json", "--group", 5)
+    assert "Group" not in called.err
+    found = called.json()
+    assert sorted(found) == ["groups", "predictions", "summary"]
+    assert [group["images"] for group in found["groups"]] == [5, 4]
+    for group in found["groups"]:
+        decision = group["steps"][0]["decision"]
+        assert {route["successor"] for route in decision["routes"]} == NODES - {"pioneer"}
+        sent = sum(route["images"] for route in decision["routes"])
+        assert sent + decision["stopped"] == group["images"]
 
 
 def test_one_picture_is_answered(run: Any, shared_photos: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import threading
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from opa_trt.backends import Engine
+from opa_trt.errors import EngineError
 from opa_trt.supernet.onnx_form import onnx_bytes
 from opa_trt.supernet.pt2_form import pt2_bytes
 from opa_trt.supernet.trace import trace, trace_bytes
@@ -183,6 +186,68 @@ def test_two_engines_at_once_do_not_disturb_each_other(vendor: Any) -> None:
         for given, wanted in zip(together, alone, strict=True):
             for name, value in given.items():
                 assert torch.equal(value, wanted[name])
+
+
+def test_a_fork_gives_identical_results(vendor: Any, pioneer: Engine) -> None:
+    with contextlib.closing(pioneer.fork()) as fork:
+        assert (fork.segment, fork.target, fork.key) == (
+            pioneer.segment, pioneer.target, pioneer.key,
+        )  # fmt: skip
+        for batch in (4, 1, 8):
+            wanted = {k: v.clone() for k, v in pioneer.run(vendor.images(batch)).items()}
+            for name, value in fork.run(vendor.images(batch)).items():
+                assert torch.equal(value, wanted[name])
+
+
+def test_an_engine_and_its_fork_run_in_two_threads_at_once(vendor: Any, pioneer: Engine) -> None:
+    engines = [pioneer, pioneer.fork()]
+    groups = [vendor.images(4, seed) for seed in range(2)]
+    wanted = [pioneer.run(group)[LOGITS].cpu().clone() for group in groups]
+    ready, worst = threading.Barrier(len(engines)), [0.0] * len(engines)
+
+    def work(place: int) -> None:
+        ready.wait(30)
+        for _ in range(50):
+            given = engines[place].run(groups[place])[LOGITS].cpu()
+            worst[place] = max(worst[place], float((given - wanted[place]).abs().max()))
+
+    workers = [threading.Thread(target=work, args=(place,)) for place in range(len(engines))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    engines[1].close()
+    assert not torch.equal(*wanted)
+    assert max(worst) <= (vendor.tolerance or SLACK)
+
+
+def test_closing_a_fork_leaves_its_parent_and_siblings(vendor: Any, pioneer: Engine) -> None:
+    wanted = pioneer.run(vendor.images(4))[LOGITS].clone()
+    fork, sibling = pioneer.fork(), pioneer.fork()
+    fork.run(vendor.images(4))
+    fork.close()
+    for engine in (pioneer, sibling):
+        assert torch.equal(engine.run(vendor.images(4))[LOGITS], wanted)
+    with pytest.raises(EngineError, match="is closed"):
+        fork.run(vendor.images(4))
+
+
+def test_a_fork_outlives_its_parent_and_can_be_forked(vendor: Any) -> None:
+    engine = vendor.engine("pioneer")
+    wanted = engine.run(vendor.images(4))[LOGITS].clone()
+    fork = engine.fork()
+    engine.close()
+    del engine
+    gc.collect()
+    second = fork.fork()
+    fork.close()
+    assert torch.equal(second.run(vendor.images(4))[LOGITS], wanted)
+
+
+def test_a_closed_engine_is_not_forked(vendor: Any, pioneer: Engine) -> None:
+    pioneer.close()
+    with pytest.raises(EngineError, match="is closed"):
+        pioneer.fork()
 
 
 def test_a_tail_goes_on_from_the_pioneers_very_memory(many: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from opa_trt.errors import SessionClosed
 from opa_trt.evaluate.stream import (
     Answer,
     Arm,
@@ -19,7 +20,7 @@ from opa_trt.evaluate.stream import (
     run_arms,
 )
 from opa_trt.progress import Progress
-from opa_trt.runtime import Session
+from opa_trt.runtime import Result, Session
 from opa_trt.training.data import Images
 from opa_trt.training.degrade import drift
 
@@ -166,16 +167,25 @@ def test_accuracy_is_that_of_the_answers(session: Session, stream: list[StreamGr
     assert [answer.accuracy for answer in arm.answers] == expected
 
 
-def test_the_policies_take_turns(
+def test_the_policies_take_turns_on_forks_of_the_session(
     session: Session, stream: list[StreamGroup], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: list[str] = []
-    use: Callable[[str], None] = session.use
-    monkeypatch.setattr(session, "use", lambda policy: (used.append(policy), use(policy)))
+    forks: list[Session] = []
+    asked: list[int] = []
+    infer = Session.infer
+
+    def noted(self: Session, images: Any, deadline_ms: float) -> Result:
+        if self not in forks:
+            forks.append(self)
+        asked.append(forks.index(self))
+        return infer(self, images, deadline_ms)
+
+    monkeypatch.setattr(Session, "infer", noted)
     run_arms(session, stream, ARMS, (5.0,))
-    rounds = [used[start : start + 3] for start in range(0, len(used), 3)]
-    assert all(sorted(each) == sorted(policy for policy, _ in ARMS) for each in rounds)
-    assert {each[0] for each in rounds} == {policy for policy, _ in ARMS}
+    assert session not in forks
+    assert asked[:6] == [0, 1, 2, 1, 2, 0]
+    with pytest.raises(SessionClosed):
+        forks[0].infer(stream[0].pixels, 5.0)
 
 
 def test_progress_hears_of_every_group(session: Session, stream: list[StreamGroup]) -> None:

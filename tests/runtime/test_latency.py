@@ -138,6 +138,20 @@ def test_a_slower_reading_never_means_a_faster_machine(first: float, second: flo
     assert make().read("pioneer", 8, low) <= make().read("pioneer", 8, high)
 
 
+def test_a_residual_ages_while_its_node_does_not_run() -> None:
+    model = make()
+    for _ in range(60):
+        model.observe_entry("pioneer", 8, 1.0)
+        model.observe("large", model.expected("large", 8), 12.0)
+    believed = [model.expected("large", 8)]
+    for _ in range(300):
+        model.observe_entry("pioneer", 8, 1.0)
+        believed.append(model.expected("large", 8))
+    assert believed == sorted(believed, reverse=True)
+    assert believed[0] == pytest.approx(12.0, rel=1e-3)
+    assert believed[-1] == pytest.approx(8.0, rel=0.03)
+
+
 def test_a_load_that_ends_is_forgotten() -> None:
     model = make()
     for slowdown in [4.0] * 50 + [1.0] * 100:

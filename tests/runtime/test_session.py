@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import math
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,21 +166,57 @@ def test_a_result_says_what_answered_and_whether_in_time(session: Any, toy: Any)
 
 
 def test_a_result_explains_itself(session: Any, toy: Any) -> None:
-    text = session.infer(toy.images(8), 5.0).explain()
-    assert "pioneer: 8 images in 1.00 ms (expected 1.00, slowdown 1.00)" in text
-    assert "4.00 ms left, medium is the best of 3 that fit" in text
-    assert "its own accuracy is estimated at" in text
-    for name, ms in (("tiny", 1), ("small", 2), ("large", 8)):
-        assert f"{name}: at most {ms:.2f} ms" in text
-    (chosen,) = [line for line in text.splitlines() if "<- 8 images" in line]
-    assert chosen.strip().startswith("medium: at most 4.00 ms")
+    lines = session.infer(toy.images(8), 5.0).explain().splitlines()
+    assert lines[:3] == [
+        "8 images (8 by medium) in 5.00 ms, deadline 5 ms met",
+        "  pioneer ran on 8 images in 1.00 ms (expected 1.00 ms at slowdown 1.00)",
+        "    4.00 ms left: medium is the best of 3 that fit",
+    ]
+    assert lines[-1].startswith("  medium ran on 8 images in 4.00 ms")
+    by_name = {line.split()[0]: line for line in lines[4:-1]}
+    assert list(by_name) == ["stop", *TAILS]
+    for name, ms in (("tiny", 1), ("small", 2), ("medium", 4), ("large", 8)):
+        assert f"<= {ms:.2f} ms" in by_name[name]
+        assert "%" in by_name[name]
+    assert by_name["medium"].endswith("8  <- chosen")
+    assert by_name["large"].endswith("does not fit")
+    assert "chosen" not in by_name["stop"] + by_name["tiny"]
+
+
+def test_a_fallback_explains_itself(session: Any, toy: Any) -> None:
+    lines = session.infer(toy.images(8), 0.5).explain().splitlines()
+    assert lines[0].endswith("deadline 0.5 ms MISSED by 0.50 ms")
+    assert "nothing fits" in lines[2]
+    assert lines[4].split()[:3] == ["stop", "at", "pioneer"]
+    assert lines[4].endswith("8  <- chosen")
+    assert all(line.endswith("does not fit") for line in lines[5:])
+
+
+def test_an_explanation_has_its_numbers_in_columns(session: Any, toy: Any) -> None:
+    table = session.infer(toy.images(8), 5.0).explain().splitlines()[3:-1]
+    heading = table[0]
+    assert heading.split() == ["route", "whole", "group", "right", "images"]
+    end = heading.index("group") + len("group")
+    assert all(line[:end].endswith(" ms") for line in table[2:])
+
+
+def test_facts_are_what_is_explained(session: Any, toy: Any) -> None:
+    result = session.infer(toy.images(8), 5.0)
+    found = json.loads(json.dumps(result.facts(), allow_nan=False))
+    first, second = found["steps"]
+    assert (found["images"], found["answered"], found["deadline_met"]) == (8, {"medium": 8}, True)
+    assert first["decision"]["reason"] == "medium is the best of 3 that fit"
+    assert [route["successor"] for route in first["decision"]["routes"]] == list(TAILS)
+    assert [route["images"] for route in first["decision"]["routes"]] == [0, 0, 8, 0]
+    assert (first["answered"], first["decision"]["stopped"]) == (0, 0)
+    assert (second["node"], second["answered"], second["decision"]) == ("medium", 8, None)
 
 
 def test_a_static_result_explains_itself_without_predictions(session: Any, toy: Any) -> None:
     session.use("static:tiny")
     result = session.infer(toy.images(8), 5.0)
     assert "always tiny" in result.explain()
-    assert "right" not in result.explain()
+    assert "%" not in result.explain()
     assert math.isnan(result.predicted_accuracy)
     assert result.measured_accuracy == 0.5
 
@@ -374,7 +410,7 @@ def test_a_wrong_policy_is_told_before_anything_compiles(toy_bundle: Path, polic
         opa_trt.load(toy_bundle, backend=Untouched(), policy=policy)
 
 
-# --- policies, closing, threads -----------------------------------------------------------------
+# --- policies and closing -------------------------------------------------------------------------
 
 
 def test_a_policy_may_be_named_at_load(machine: Any, toy: Any, toy_bundle: Path) -> None:
@@ -421,42 +457,6 @@ def test_two_sessions_of_one_bundle_do_not_disturb_each_other(
     one, other = machine.load(toy_bundle), machine.load(toy_bundle)
     one.close()
     assert answered_by(other.infer(toy.images(8), 5.0)) == "medium"
-
-
-def test_several_threads_may_ask(real: Any, toy: Any) -> None:
-    groups = [toy.images(4, seed) for seed in range(8)]
-    found: dict[int, Any] = {}
-
-    def ask(index: int) -> None:
-        found[index] = real.infer(groups[index], math.inf).logits
-
-    workers = [threading.Thread(target=ask, args=(i,)) for i in range(len(groups))]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    for i, images in enumerate(groups):
-        np.testing.assert_allclose(found[i], toy.monolith("large", images), atol=1e-4)
-
-
-def test_waiting_for_another_threads_group_counts(session: Any, machine: Any, toy: Any) -> None:
-    called, results = threading.Event(), []
-
-    class Watched(VirtualClock):
-        def now_ms(self) -> float:
-            called.set()
-            return machine.clock.now_ms()
-
-    session._machinery.clock = Watched()
-    session._lock.acquire()
-    worker = threading.Thread(target=lambda: results.append(session.infer(toy.images(8), 9.0)))
-    worker.start()
-    assert called.wait(30)
-    machine.clock.advance(6.0)
-    session._lock.release()
-    worker.join()
-    assert results[0].measured_ms == pytest.approx(6.0 + 1.0 + 2.0)
-    assert answered_by(results[0]) == "small"
 
 
 # --- what a user may look at --------------------------------------------------------------------
