@@ -52,6 +52,7 @@ from opa_trt.tree import (
     PlanEntry,
     Segment,
     TensorSpec,
+    Tree,
 )
 
 PIONEER, BACKEND = "pioneer", "torchscript"
@@ -267,7 +268,7 @@ class Parts:
         modules = {name: self.modules[name] for name in segments}
         images = segments[PIONEER].inputs[0]
         batches = (1, self.design.max_batch)
-        canary = canary_arrays(modules, PIONEER, images, batches, self.design.seed)
+        canary = canary_arrays(Tree(nodes), modules, images, batches, self.design.seed)
         files = {
             f"segments/{name}.{SUFFIX[form]}": data
             for name, segment in segments.items()

@@ -32,7 +32,8 @@ from opa_trt.bundle import (
 )
 from opa_trt.clock import VirtualClock
 from opa_trt.machine import has_gpu
-from opa_trt.policies import Estimator, Knowledge, Predictor
+from opa_trt.policies import Estimator, Knowledge, Predictor, Rightness
+from opa_trt.policies.evidence import width
 from opa_trt.supernet.onnx_form import onnx_bytes
 from opa_trt.tree import (
     FEATURES,
@@ -64,6 +65,10 @@ Arrays = dict[str, npt.NDArray[Any]]
 # Property tests are seeded, and no test looks at the wall clock.
 settings.register_profile("opa_trt", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("opa_trt")
+
+# The networks are tiny and several processes test at once: more threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # heard by the processes that this one starts
+torch.set_num_threads(1)
 
 
 # --- every test ---------------------------------------------------------------------------------
@@ -160,15 +165,26 @@ def random_images(count: int, seed: int = 0, side: int = SIDE) -> npt.NDArray[np
 
 
 def make_knowledge(nodes: tuple[Node, ...]) -> Knowledge:
-    """An estimator that trusts peaked logits, and a predictor of 0.2 × estimate + 0.8 × quality."""
+    """An estimator that trusts peaked logits, a predictor of 0.2 × estimate + 0.8 × quality, and
+    the odds that a node is right: its confidence's own, and its successors' by their quality."""
     right = np.array([0.6, 0.1, 0.1, 0.1, 0.1], dtype=np.float32)
     wrong = np.full(5, 0.2, dtype=np.float32)
     same = np.eye(3, dtype=np.float32)
     last = np.array([[0.2], [0.8], [0.0]], dtype=np.float32)
+    known = {node.name: node for node in nodes}
+    rightness = {}
+    for node in nodes:
+        names = [name for name in (node.name, *node.successors) if LOGITS in known[name].outputs]
+        weight = np.zeros((width(len(CLASSES)), len(names)), dtype=np.float32)
+        weight[0] = [1.0 if name == node.name else 0.25 for name in names]  # of the log-odds
+        bias = [4 * known[name].code[0] - 2 if known[name].code else 0.0 for name in names]
+        if node.successors and names:
+            rightness[node.name] = Rightness(tuple(names), weight, np.array(bias, np.float32))
     return Knowledge(
         Estimator(np.log(np.array([0.5, 0.5], dtype=np.float32)), np.log(np.stack([wrong, right]))),
         Predictor((same, same, same, last), (*[np.zeros(3, np.float32)] * 3, np.zeros(1, "f4"))),
         {node.name: np.array(node.code, dtype=np.float32) for node in nodes},
+        rightness,
     )
 
 
@@ -358,7 +374,7 @@ def machine() -> Machine:
 def invent(tmp_path: Path) -> Callable[..., Path]:
     """Packs a bundle for the null backend from nodes alone."""
 
-    def packed(nodes: tuple[Node, ...], **changes: Any) -> Path:
+    def packed(nodes: tuple[Node, ...], knowledge: Knowledge | None = None, **changes: Any) -> Path:
         segments, canary = {}, {}
         for node in nodes:
             specs = tuple(SPECS[name] for name in node.outputs)
@@ -370,7 +386,7 @@ def invent(tmp_path: Path) -> Callable[..., Path]:
                     canary[f"{node.name}/{batch}/{spec.name}"] = values
         manifest = make_manifest(nodes, segments, backend="null", **changes)
         files = {
-            PROFILE: pack_arrays(make_knowledge(nodes).to_arrays()),
+            PROFILE: pack_arrays((knowledge or make_knowledge(nodes)).to_arrays()),
             CANARY: pack_arrays(canary),
         }
         pack(tmp_path / "invented.opa", manifest, files)

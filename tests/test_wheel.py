@@ -8,9 +8,12 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution, distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
@@ -73,6 +76,46 @@ def names(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
+def needed(wheel: Path) -> list[Distribution]:
+    """What the wheel asks for without extras, and all that this asks for, as installed here."""
+    (itself,) = distributions(path=[str(wheel)])
+    asked, found = list(itself.requires or ()), dict[str, Distribution]()
+    while asked:
+        requirement = Requirement(asked.pop())
+        name = canonicalize_name(requirement.name)
+        wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if wanted and name not in found:
+            found[name] = distribution(requirement.name)
+            asked += found[name].requires or ()
+    return list(found.values())
+
+
+def link(installed: Distribution, packages: Path) -> None:
+    """Link what a distribution brought to the top of its folder of packages into another."""
+    tops = {file.parts[0] for file in installed.files or ()} - {"..", "__pycache__"}
+    for top in tops:
+        if not (packages / top).exists():
+            (packages / top).symlink_to(Path(str(installed.locate_file(top))).resolve())
+
+
+@pytest.fixture(scope="module")
+def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts folder of an environment that holds the wheel and its core dependencies alone.
+
+    They are linked from this environment, because an index would have to send a gigabyte.
+    """
+    work = tmp_path_factory.mktemp("linked")
+    environment = work / "environment"
+    succeed([sys.executable, "-m", "venv", "--without-pip", str(environment)], work)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    for installed in needed(wheel):
+        link(installed, packages)
+    pip = [sys.executable, "-m", "pip", "--python", str(environment)]
+    succeed([*pip, "install", "--quiet", "--no-index", "--no-deps", str(wheel)], work)
+    succeed([*pip, "check"], work)  # everything that is asked for is there, in a version that does
+    return environment / "bin"
+
+
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Skip where pip cannot fetch even a tiny package; on a CI machine that is a failure."""
@@ -89,8 +132,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="module")
-def scripts(index: None, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The scripts folder of an environment that holds the wheel and its core dependencies."""
+def fetched(index: None, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same with what an index gives, at the versions of ``constraints.txt``."""
     work = tmp_path_factory.mktemp("installed")
     environment = work / "environment"
     succeed([sys.executable, "-m", "venv", str(environment)], work)
@@ -140,3 +183,9 @@ def test_command_works_in_an_empty_folder(
     shown = succeed([str(scripts / "opa-trt"), *arguments], tmp_path)
     assert [word for word in words if word not in shown] == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_wheel_installs_from_an_index(fetched: Path, tmp_path: Path) -> None:
+    shown = succeed([str(fetched / "opa-trt"), "--help"], tmp_path)
+    assert [word for word in COMMANDS if word not in shown] == []

@@ -17,7 +17,9 @@ from opa_trt_cli import options
 @click.argument("bundle", type=options.PATH)
 @click.argument("images", type=options.PATH)
 @click.option("--deadline-ms", type=float, required=True, help="For each group, in ms.")
-@click.option("--policy", default="opa", show_default=True, help="opa, static or static:NODE.")
+@click.option(
+    "--policy", default="opa", show_default=True, help="opa, opa_split, static:NODE, dynamic_ofa, …"
+)
 @click.option("--backend", default="auto", show_default=True, help="One of `opa-trt doctor`.")
 @click.option(
     "--group", type=click.IntRange(min=1), default=100, show_default=True, help="Images a group."

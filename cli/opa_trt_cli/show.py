@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,25 @@ def _facts(opened: Any, verified: list[dict[str, Any]] | None) -> dict[str, Any]
             for e in manifest.engines
         ],
         "nodes": [
-            {"name": n.name, "macs": n.macs, "accuracy": n.accuracy, "successors": n.successors}
+            {
+                "name": n.name,
+                "system": n.system,
+                "macs": n.macs,
+                "accuracy": n.accuracy,
+                "successors": n.successors,
+            }
             for n in manifest.nodes
         ],
+        "systems": _systems(opened.tree),
         "bytes": sum(entry.size for entry in manifest.files.values()),
         "report": manifest.report,
         "verified": verified,
     }
+
+
+def _systems(tree: Any) -> dict[str, int]:
+    """How many ways to logits every deployed system has."""
+    return dict(Counter(tree[route.entry].system for route in tree.routes()))
 
 
 def _print(opened: Any, verified: list[dict[str, Any]] | None) -> None:
@@ -101,7 +114,9 @@ def _print(opened: Any, verified: list[dict[str, Any]] | None) -> None:
     say(f"images {images.size}×{images.size} {images.dtype}, {len(manifest.classes)} classes")
     say(f"engines for {', '.join(engines)}, batches 1 to {manifest.max_batch}")
     forms = sorted({form for entry in manifest.segments.values() for form in entry.forms})
-    say(f"portable forms: {', '.join(forms)}\n")
+    say(f"portable forms: {', '.join(forms)}")
+    systems = _systems(opened.tree).items()
+    say(f"systems: {', '.join(f'{name} ({count} routes)' for name, count in systems)}\n")
     largest = manifest.buckets[-1]
     latency = manifest.report.get("measure", {}).get("latency", {})
     say_table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,16 @@ from torch import Tensor
 from opa_trt.backends import Backend, Engine, backend, every_backend
 from opa_trt.backends.by_batch import joined
 from opa_trt.builder.contest import Contest, Outcome, Rival
+from opa_trt.builder.network import owners
 from opa_trt.builder.recipe import CompileRecipe
 from opa_trt.builder.work import Finding
 from opa_trt.clock import Clock
 from opa_trt.device import device
 from opa_trt.errors import BackendUnavailable
 from opa_trt.progress import Progress
-from opa_trt.runtime.canary import check
+from opa_trt.runtime.canary import canary_inputs, verify
 from opa_trt.store import EngineStore, engine_key
-from opa_trt.tree import FEATURES, IMAGES, LOGITS, PlanEntry, Segment, Target
+from opa_trt.tree import FEATURES, LOGITS, Node, PlanEntry, Segment, Target, Tree
 
 AUTO = "auto"
 
@@ -40,9 +42,41 @@ class Compiled:
     worst: float = 0.0
 
 
+@dataclass(frozen=True)
+class References:
+    """What every segment reads, and what it must give: the canary, by way of its first node."""
+
+    tree: Tree
+    canary: Canary
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        """Every segment's first node, by the segment's name."""
+        return owners(self.tree)
+
+    def inputs(self, segment: Segment, batch: int) -> dict[str, Tensor]:
+        """``batch`` rows of images, or of its parent's features; as many as there are."""
+        return canary_inputs(self.tree, self.nodes[segment.name], self.canary, batch)
+
+    def check(self, engine: Engine, vendor: Backend) -> float:
+        """The engine's difference from what eager torch gives, within the tolerance.
+
+        Raises:
+            ParityError: it is beyond.
+        """
+        return verify(
+            engine,
+            self.tree,
+            self.nodes[engine.segment.name],
+            self.canary,
+            vendor.tolerance_for(engine.target.precision),
+            device(engine.target.device),
+        )
+
+
 def compile_all(
     segments: Mapping[str, Segment],
-    canary: Canary,
+    references: References,
     wanted: CompileRecipe,
     buckets: tuple[int, ...],
     threads: int,
@@ -54,7 +88,7 @@ def compile_all(
 
     Args:
         segments: by name.
-        canary: inputs and reference outputs.
+        references: inputs and outputs of each.
         wanted: the recipe's backends, precision and largest batch.
         buckets: batch sizes that backends are compared at.
         threads: of every target on a CPU.
@@ -71,8 +105,8 @@ def compile_all(
     progress.start("compile", len(segments))
     contest = Contest(
         rivals,
-        check=lambda engine, rival: _check(engine, rival.vendor, canary),
-        example=lambda segment: canary_input(segment, canary, wanted.max_batch),
+        check=lambda engine, rival: references.check(engine, rival.vendor),
+        example=lambda segment: references.inputs(segment, wanted.max_batch),
         buckets=buckets,
         clock=clock,
         told=lambda note: progress.advance(0, note),
@@ -85,7 +119,7 @@ def compile_all(
     for done, segment in enumerate(segments.values(), 1):
         whole = [rival.entry() for rival in named]
         for entry in dict.fromkeys([*outcome.plan[segment.name], *whole]):
-            _add(made, by_label[entry.backend], segment, entry, canary)
+            _add(made, by_label[entry.backend], segment, entry, references)
             progress.advance(done, f"{entry.backend} {segment.name}")
     return made
 
@@ -141,13 +175,15 @@ def _of_one(outcome: Outcome, segments: Mapping[str, Segment], rivals: list[Riva
     return replace(outcome, plan=plan)
 
 
-def _add(made: Compiled, rival: Rival, segment: Segment, entry: PlanEntry, canary: Canary) -> None:
+def _add(
+    made: Compiled, rival: Rival, segment: Segment, entry: PlanEntry, references: References
+) -> None:
     vendor, target = rival.vendor, rival.target(entry)
     known = made.outcome.entrants.get((rival.label, segment.name))
     if known is not None and entry == rival.entry():
         data, difference = known.data, known.difference
     else:
-        data, difference = _compiled(vendor, segment, target, canary)
+        data, difference = _compiled(vendor, segment, target, references)
     made.worst = max(made.worst, difference)
     batches = "" if entry == rival.entry() else f".{entry.min_batch}-{entry.max_batch}"
     file = f"{segment.name}{batches}.{rival.label.replace(':', '-')}"
@@ -163,41 +199,16 @@ def _add(made: Compiled, rival: Rival, segment: Segment, entry: PlanEntry, canar
 
 
 def _compiled(
-    vendor: Backend, segment: Segment, target: Target, canary: Canary
+    vendor: Backend, segment: Segment, target: Target, references: References
 ) -> tuple[bytes, float]:
     """A segment's engine, and its difference from the canary: 0 where it cannot run here."""
     data = vendor.compile(segment, target)
     if not vendor.availability():
         return data, 0.0
     engine = vendor.load(data, segment, target)
-    difference = _check(engine, vendor, canary)
+    difference = references.check(engine, vendor)
     engine.close()
     return data, difference
-
-
-def canary_input(segment: Segment, canary: Canary, batch: int) -> dict[str, Tensor]:
-    """The canary's input of a segment: images, or the features of the entry."""
-    name = segment.inputs[0].name
-    keys = [key for key in canary if _feeds(key, name)]
-    exact = [key for key in keys if f"{key}/".split("/")[1] == str(batch)]
-    key = exact[0] if exact else max(keys, key=lambda key: len(canary[key]))
-    return {name: torch.from_numpy(np.ascontiguousarray(canary[key][:batch]))}
-
-
-def _feeds(key: str, name: str) -> bool:
-    return key.startswith(f"{IMAGES}/") if name == IMAGES else key.endswith(f"/{FEATURES}")
-
-
-def _check(engine: Engine, vendor: Backend, canary: Canary) -> float:
-    """The engine's difference from what eager torch makes of the canary, within the tolerance."""
-    return check(
-        engine,
-        engine.segment.name,
-        canary,
-        vendor.tolerance_for(engine.target.precision),
-        lambda batch: canary_input(engine.segment, canary, batch),
-        device(engine.target.device),
-    )
 
 
 class Runner:
@@ -207,11 +218,11 @@ class Runner:
         self,
         segments: Mapping[str, Segment],
         compiled: Finding,
-        canary: Canary,
+        references: References,
         store: EngineStore,
         clock: Clock,
     ) -> None:
-        self._canary, self._store, self._clock = canary, store, clock
+        self._references, self._store, self._clock = references, store, clock
         facts = compiled.facts
         self._engines: dict[str, Engine] = {}
         for name, rows in facts["plan"].items():
@@ -221,28 +232,37 @@ class Runner:
         self._device = device(first.target.device)
 
     def profiles(self, buckets: tuple[int, ...], seconds: float) -> dict[str, Any]:
-        """Measure every engine's latency, and keep them as this machine's profiles."""
+        """Measure every engine's latency, and keep them as this machine's profiles: by node."""
         engines = {
-            name: (engine, canary_input(engine.segment, self._canary, engine.target.max_batch))
+            name: (engine, self._references.inputs(engine.segment, engine.target.max_batch))
             for name, engine in self._engines.items()
         }
         found = self._store.measure(engines, buckets, self._clock, seconds)
-        return {name: profile.to_dict() for name, profile in found.items()}
+        return {node.name: found[node.segment].to_dict() for node in self._nodes()}
 
     def answers(self, images: Tensor) -> dict[str, npt.NDArray[np.float32]]:
-        """Every node's logits ``[N, C] float32`` for ``images``."""
-        entry = next(n for n, e in self._engines.items() if e.segment.inputs[0].name == IMAGES)
-        found: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in self._engines}
+        """The logits ``[N, C] float32`` of every node that has some, for ``images``."""
+        tree, owners = self._references.tree, self._references.nodes
+        found: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in owners}
+        largest = min(engine.target.max_batch for engine in self._engines.values())
         with self._device.scope():
-            for part in torch.split(images, self._engines[entry].target.max_batch):
+            for part in torch.split(images, largest):
                 given = self._device.upload(part.contiguous())
-                first = self._engines[entry].run({IMAGES: given})
-                found[entry].append(self._device.download(first[LOGITS]).copy())
-                for name, engine in self._engines.items():
-                    if name != entry:
-                        made = engine.run({FEATURES: first[FEATURES]})
+                features: dict[str, Tensor] = {}
+                for name, node in owners.items():
+                    source = given
+                    if node.source == FEATURES:
+                        source = features[tree[tree.parents[node.name]].segment]
+                    made = self._engines[name].run({node.source: source})
+                    if FEATURES in made:
+                        features[name] = made[FEATURES]
+                    if LOGITS in made:
                         found[name].append(self._device.download(made[LOGITS]).copy())
-        return {name: np.concatenate(parts) for name, parts in found.items()}
+        joined = {name: np.concatenate(parts) for name, parts in found.items() if parts}
+        return {n.name: joined[n.segment] for n in self._nodes() if n.segment in joined}
+
+    def _nodes(self) -> list[Node]:
+        return [*self._references.tree.nodes.values()]
 
     def close(self) -> None:
         """Release the engines."""

@@ -1,9 +1,10 @@
-"""What is learned about accuracy: the estimator, the predictor, and how well they do."""
+"""What is learned about accuracy: estimator, predictor and rightness, and how well they do."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from opa_trt.errors import BackendUnavailable
-from opa_trt.policies import Estimator, Predictor
-from opa_trt.policies.evidence import confidences, scaled_sorted
+from opa_trt.policies import Estimator, Predictor, Rightness
+from opa_trt.policies.evidence import READINGS, confidences, evidence, scaled_sorted
 
 Floats = npt.NDArray[np.float32]
 Rights = npt.NDArray[np.bool_]
@@ -21,6 +22,8 @@ COUNTS = (1, 3, 10, 30)  # naive Bayes reads counts: how many one image's top co
 FOLDS = 5
 DECAY = 1e-2
 ROUNDS = 60
+STRENGTHS = (0.01, 0.1, 1.0)  # of the data against the prior that weights are small
+JUDGES = 3  # nodes on which the models' form is chosen
 NEVER = -1e9  # log prior of a judgement that the fitting images never called for
 
 
@@ -139,6 +142,75 @@ def fit_predictor(groups: Groups, codes: Floats, *, seed: int) -> Predictor:
         tuple(weight.astype(np.float32) for weight in model.coefs_),
         tuple(bias.astype(np.float32) for bias in model.intercepts_),
     )
+
+
+def fit_rightness(records: Records, pioneer: str, *, seed: int) -> Rightness:
+    """A logistic model for every node: the pioneer's evidence to how likely the node is right.
+
+    All share how strongly weights are held small, and whether the predicted class is looked at:
+    cross-validation of the log loss decides, on ``JUDGES`` of the nodes from first to last. A node
+    that is always right, or never, gets the rate that its count allows (Laplace's).
+
+    Raises:
+        BackendUnavailable: scikit-learn is missing.
+    """
+    found = evidence(records.logits).astype(np.float64)
+    mean, scale = found.mean(axis=0), found.std(axis=0)
+    mean[len(READINGS) :], scale[len(READINGS) :] = 0, 1  # classes stay what they are
+    scale[scale < 1e-6] = np.inf  # what never varies says nothing
+    inputs = (found - mean) / scale
+    names = [pioneer, *(name for name in records.right if name != pioneer)]
+    rights = [records.right[name] for name in names]
+    widths = sorted({len(READINGS), inputs.shape[1]})
+    ways = [(width, strength) for width in widths for strength in STRENGTHS]
+    places = np.unique(np.linspace(0, len(names) - 1, JUDGES).round().astype(int))
+    judges = [rights[place] for place in places]
+    weight, bias = np.zeros((inputs.shape[1], len(names))), np.zeros(len(names))
+    with _one_thread():
+        losses = [_left_out_loss(inputs[:, :w], judges, strength, seed) for w, strength in ways]
+        width, strength = ways[int(np.argmin(losses))]
+        for column, right in enumerate(rights):
+            slope, start = _logistic(inputs[:, :width], right, strength)
+            weight[:width, column] = slope / scale[:width]
+            bias[column] = start - mean[:width] @ weight[:width, column]
+    return Rightness(tuple(names), weight.astype(np.float32), bias.astype(np.float32))
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """Many small models: threads would cost more than they bring."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:  # scikit-learn brings it
+        return nullcontext()
+    limits: AbstractContextManager[Any] = threadpool_limits(1)
+    return limits
+
+
+def _left_out_loss(inputs: Any, rights: list[Rights], strength: float, seed: int) -> float:
+    """Mean log loss, over nodes, on the parts that were left out."""
+    part = np.random.default_rng([seed, 32]).permutation(len(inputs)) % FOLDS
+    losses = []
+    for left_out in range(min(FOLDS, len(inputs))):
+        rest, rows = part != left_out, part == left_out
+        for right in rights:
+            slope, start = _logistic(inputs[rest], right[rest], strength)
+            odds = inputs[rows] @ slope + start
+            losses.append(np.logaddexp(0, np.where(right[rows], -odds, odds)).mean())
+    return float(np.mean(losses))
+
+
+def _logistic(inputs: Any, right: Rights, strength: float) -> tuple[Any, float]:
+    """Slope ``[F]`` and start of the log-odds that ``right [N]`` is true for ``inputs [N, F]``."""
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as exc:
+        raise _sklearn_missing() from exc
+    hits = int(right.sum())
+    if hits in (0, len(right)):
+        return np.zeros(inputs.shape[1]), float(np.log((hits + 1) / (len(right) - hits + 1)))
+    model = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=100)
+    model.fit(inputs, right)
+    return model.coef_[0], float(model.intercept_[0])
 
 
 def report(

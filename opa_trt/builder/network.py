@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from opa_trt.supernet import Arch, Supernet
 from opa_trt.supernet.calibration import calibrate
 from opa_trt.supernet.preprocess import Preprocess
+from opa_trt.tree import FEATURES, IMAGES, Node, Tree
 
 
 class Pioneer(nn.Module):
@@ -22,6 +23,18 @@ class Pioneer(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.trunk(self.preprocess(images))
+        return features, self.head(features)
+
+
+class Exit(nn.Module):
+    """Features to (``features``, ``logits``): further stages, and an exit head."""
+
+    def __init__(self, body: nn.Sequential, head: nn.Sequential) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+
+    def forward(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(given)
         return features, self.head(features)
 
 
@@ -42,12 +55,16 @@ class Cut:
 
     def trunk_macs(self, arch: Arch) -> int:
         """MACs of the trunk for one image."""
-        costs = list(self.supernet.space.costs(arch).values())
-        return sum(cost.macs for cost in costs[: self.stages + 1])
+        return self.supernet.space.macs(arch) - self.tail_macs(arch)
 
     def tail_macs(self, arch: Arch) -> int:
         """MACs of the tail for one image."""
-        return self.supernet.space.macs(arch) - self.trunk_macs(arch)
+        return sum(self.part_macs(arch))
+
+    def part_macs(self, arch: Arch) -> list[int]:
+        """MACs of every part of the tail (its stages, then what ends the network)."""
+        costs = list(self.supernet.space.costs(arch).values())
+        return [cost.macs for cost in costs[self.stages + 1 :]]
 
     def calibrated_tail(self, arch: Arch, features: list[Tensor]) -> nn.Sequential:
         """The tail of ``arch``, its batch norm calibrated on the frozen pioneer's features."""
@@ -60,6 +77,34 @@ class Cut:
 def run_batches(module: nn.Module, batches: Iterator[Tensor] | list[Tensor]) -> list[Tensor]:
     """The module's output for every batch."""
     return [module(batch) for batch in batches]
+
+
+@torch.no_grad()
+def walk(
+    tree: Tree, modules: Mapping[str, nn.Module], images: Tensor
+) -> Iterator[tuple[Node, Tensor, dict[str, Tensor]]]:
+    """Every node of a tree whose parents come first, what it reads, and what it gives by name.
+
+    ``modules`` are the segments'; one that several nodes share runs once.
+    """
+    given: dict[str, dict[str, Tensor]] = {}
+    for node in tree.nodes.values():
+        source = images
+        if node.source != IMAGES:
+            source = given[tree[tree.parents[node.name]].segment][FEATURES]
+        if node.segment not in given:
+            made = modules[node.segment](source)
+            values = made if isinstance(made, tuple) else (made,)
+            given[node.segment] = dict(zip(node.outputs, values, strict=True))
+        yield node, source, given[node.segment]
+
+
+def owners(tree: Tree) -> dict[str, Node]:
+    """Every segment's first node, by the segment's name."""
+    found: dict[str, Node] = {}
+    for node in tree.nodes.values():
+        found.setdefault(node.segment, node)
+    return found
 
 
 @torch.no_grad()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from opa_trt import __version__
-from opa_trt.builder.parts import PIONEER, Parts, file_of
+from opa_trt.builder.parts import Parts, file_of
 from opa_trt.bundle import (
     CANARY,
     PROFILE,
@@ -17,7 +17,8 @@ from opa_trt.bundle import (
     pack,
     pack_arrays,
 )
-from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, PlanEntry, Target
+from opa_trt.policies.thresholds import chains_to_arrays
+from opa_trt.tree import PlanEntry, Target
 
 
 def pack_bundle(parts: Parts, out: Path) -> Manifest:
@@ -34,7 +35,7 @@ def pack_bundle(parts: Parts, out: Path) -> Manifest:
             for form, data in segment.forms.items()
         },
         **{f"engines/{name}": data for name, data in compiled.blobs.items()},
-        PROFILE: pack_arrays(parts.found["fit"].arrays),
+        PROFILE: pack_arrays({**parts.found["fit"].arrays, **chains_to_arrays(parts.chains)}),
         CANARY: pack_arrays(parts.canary),
     }
     return pack(out, _manifest(parts), files)
@@ -44,6 +45,7 @@ def _manifest(parts: Parts) -> Manifest:
     """The manifest, its list of files still empty."""
     recipe, data = parts.recipe, parts.recipe.data
     compiled = parts.found["compile"].facts
+    accuracy = parts.found["measure"].facts["accuracy"]
     largest = recipe.compile.max_batch
     return Manifest(
         name=recipe.name,
@@ -52,7 +54,7 @@ def _manifest(parts: Parts) -> Manifest:
         recipe_sha256=recipe.digest(),
         classes=parts.classes,
         images=ImageSpec(data.size, data.dtype, data.mean, data.std),
-        nodes=tuple(_nodes(parts)),
+        nodes=tuple(replace(n, accuracy=accuracy[n.name]) for n in parts.tree.nodes.values()),
         segments={
             name: SegmentEntry(
                 s.inputs,
@@ -76,30 +78,3 @@ def _manifest(parts: Parts) -> Manifest:
         files={},
         report={stage: {"line": f.line, **f.facts} for stage, f in parts.found.items()},
     )
-
-
-def _nodes(parts: Parts) -> Iterator[Node]:
-    """The pioneer, and the tails as its successors."""
-    space, accuracy = parts.supernet.space, parts.found["measure"].facts["accuracy"]
-    yield Node(
-        PIONEER,
-        PIONEER,
-        IMAGES,
-        (FEATURES, LOGITS),
-        successors=tuple(parts.tail_names),
-        resolution=parts.side,
-        code=tuple(map(float, space.encode(parts.pioneer_arch))),
-        macs=int(parts.found["pioneer"].facts["macs"]),
-        accuracy=accuracy[PIONEER],
-    )
-    for name, arch in zip(parts.tail_names, parts.archs, strict=True):
-        yield Node(
-            name,
-            name,
-            FEATURES,
-            (LOGITS,),
-            resolution=parts.side,
-            code=tuple(map(float, space.encode(arch))),
-            macs=parts.cut.tail_macs(arch),
-            accuracy=accuracy[name],
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,16 @@ from torch import Tensor, nn
 from opa_trt.backends import backend
 from opa_trt.builder import pooling
 from opa_trt.builder.canary import canary_arrays
+from opa_trt.builder.chains import fit_chain
 from opa_trt.builder.compiling import AUTO
-from opa_trt.builder.network import Cut, Pioneer
+from opa_trt.builder.deployment import PIONEER, Deployment
+from opa_trt.builder.network import Cut, Pioneer, owners
 from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import source_of
 from opa_trt.builder.work import Finding
 from opa_trt.clock import Clock
 from opa_trt.errors import RecipeError
+from opa_trt.policies.thresholds import DOUBTS, Chain, chain_of
 from opa_trt.progress import Progress
 from opa_trt.store import EngineStore
 from opa_trt.supernet import Arch, Supernet, load
@@ -30,20 +33,27 @@ from opa_trt.supernet.preprocess import Preprocess
 from opa_trt.training.batches import Source
 from opa_trt.training.data import Images, Splits
 from opa_trt.training.exit_head import exit_head
-from opa_trt.tree import FEATURES, IMAGES, LOGITS, ONNX, PT2, TORCHSCRIPT, Segment, TensorSpec
+from opa_trt.tree import (
+    BRANCHYNET,
+    CASCADE,
+    FEATURES,
+    IMAGES,
+    LOGITS,
+    ONNX,
+    PT2,
+    TORCHSCRIPT,
+    Node,
+    Segment,
+    TensorSpec,
+    Tree,
+)
 
-PIONEER = "pioneer"
 SUFFIXES = {TORCHSCRIPT: "pt", ONNX: "onnx", PT2: "pt2"}
 
 
 def file_of(segment: str, form: str) -> str:
     """The name of the file that holds a segment's portable form."""
     return f"{segment}.{SUFFIXES[form]}"
-
-
-def tensors_of(segment: str) -> tuple[str, tuple[str, ...]]:
-    """What a segment of a build reads, and what it gives."""
-    return (IMAGES, (FEATURES, LOGITS)) if segment == PIONEER else (FEATURES, (LOGITS,))
 
 
 @dataclass
@@ -102,6 +112,9 @@ class Parts:
         if stages >= total:
             message = f"pioneer.stages = {stages}."
             raise RecipeError(message, expected=f"fewer than the space's {total}.")
+        if self.recipe.baselines.branchynet > (most := total - stages + 2):
+            message = f"baselines.branchynet = {self.recipe.baselines.branchynet}."
+            raise RecipeError(message, expected=f"at most {most}: the largest tail has no more.")
         return Cut(self.supernet, stages)
 
     @cached_property
@@ -138,13 +151,16 @@ class Parts:
         )
 
     @cached_property
+    def choosing_pool(self) -> tuple[pooling.Pixels, pooling.Ints, pooling.Ints]:
+        """Pixels, labels and conditions that candidates are compared on."""
+        recipe = self.recipe
+        return pooling.draw(self.choosing, self.source, recipe.tails.images, recipe.seed)
+
+    @cached_property
     def choosing_inputs(self) -> tuple[list[Tensor], Tensor]:
         """Inputs (in batches) and labels that candidates are compared on."""
-        recipe = self.recipe
-        pixels, labels, _ = pooling.draw(
-            self.choosing, self.source, recipe.tails.images, recipe.seed
-        )
-        parts = torch.split(torch.from_numpy(pixels), recipe.calibrate.batch)
+        pixels, labels, _ = self.choosing_pool
+        parts = torch.split(torch.from_numpy(pixels), self.recipe.calibrate.batch)
         inputs = [self.source.tensor(part.numpy(), self.side) for part in parts]
         return inputs, torch.from_numpy(labels)
 
@@ -169,52 +185,82 @@ class Parts:
         """The chosen tails' archs, by ascending MACs."""
         return [Arch.from_dict(values) for values in self.found["tails"].facts["archs"]]
 
+    @cached_property
+    def deployment(self) -> Deployment:
+        """What is deployed, and where the archs of the systems beside ``opa`` come from."""
+        layers = self.found["tails"].facts["layers"]
+        front = [place for place, layer in enumerate(layers) if layer == 0]
+        return Deployment(self.cut, self.pioneer_arch, self.archs, front, self.recipe.baselines)
+
     @property
     def tail_names(self) -> list[str]:
         """``tail1`` (fewest MACs) …"""
-        return [f"tail{i + 1}" for i in range(len(self.archs))]
+        return self.deployment.tail_names
 
     @property
     def nodes(self) -> list[str]:
-        """Names of all nodes, the pioneer first."""
+        """Names of ``opa``'s nodes, the pioneer first."""
         return [PIONEER, *self.tail_names]
 
     @cached_property
-    def tails(self) -> list[nn.Sequential]:
-        """The calibrated tails."""
-        made = []
+    def tree(self) -> Tree:
+        """Every system's nodes, parents first."""
+        head_macs = {
+            k: row["head_macs"] for k, row in self.found["calibrate"].facts["exits"].items()
+        }
+        return Tree(self.deployment.nodes(int(self.found["pioneer"].facts["macs"]), head_macs))
+
+    @cached_property
+    def owners(self) -> dict[str, Node]:
+        """Every segment's first node, by the segment's name."""
+        return owners(self.tree)
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """Every segment's calibrated module, by its name."""
+        found, tails = self.found["calibrate"], {}
         for name, arch in zip(self.tail_names, self.archs, strict=True):
-            tail = self.cut.tail(arch)
-            tail.load_state_dict(_below(f"{name}/", self.found["calibrate"].arrays.items()))
-            made.append(tail)
-        return made
+            tails[name] = self.cut.tail(arch)
+            tails[name].load_state_dict(_below(f"{name}/", found.arrays.items()))
+        heads = {name: self._head(name, row) for name, row in found.facts["exits"].items()}
+        return self.deployment.modules(self.pioneer, tails, heads)
+
+    def _head(self, exit: str, facts: Mapping[str, Any]) -> nn.Sequential:
+        width = self.recipe.pioneer.head_width
+        head = exit_head(int(facts["channels"]), width, len(self.classes)).eval()
+        head.load_state_dict(_below(f"{exit}/", self.found["calibrate"].arrays.items()))
+        return head.requires_grad_(False)
 
     @cached_property
     def folded(self) -> dict[str, nn.Module]:
-        """Every segment's module with its batch norm folded, by node name."""
-        modules: Iterable[nn.Module] = [self.pioneer, *self.tails]
-        return {name: fold(module) for name, module in zip(self.nodes, modules, strict=True)}
+        """Every segment's module with its batch norm folded, by the segment's name."""
+        return {name: fold(module) for name, module in self.modules.items()}
 
     @cached_property
     def segments(self) -> dict[str, Segment]:
         """Every segment with its portable forms."""
-        data, traced = self.recipe.data, self.found["trace"]
-        specs = {
-            IMAGES: TensorSpec(IMAGES, (3, data.size, data.size), data.dtype),
-            FEATURES: TensorSpec(FEATURES, tuple(traced.facts["features"])),
-            LOGITS: TensorSpec(LOGITS, (len(self.classes),)),
-        }
-        made = {}
-        for name in self.nodes:
-            source, outputs = tensors_of(name)
+        traced = self.found["trace"]
+        made: dict[str, Segment] = {}
+        for name, node in self.owners.items():
+            parent = self.tree.parents.get(node.name)
+            reads = self._spec(node.source, self.tree[parent].segment if parent else name)
             made[name] = Segment(
                 name,
-                inputs=(specs[source],),
-                outputs=tuple(specs[output] for output in outputs),
+                inputs=(reads,),
+                outputs=tuple(self._spec(output, name) for output in node.outputs),
                 forms={form: traced.blobs[file_of(name, form)] for form in self.forms},
                 content=traced.facts["content"][name],
             )
         return made
+
+    def _spec(self, tensor: str, segment: str) -> TensorSpec:
+        """Of images, of logits, or of the features that a segment gives."""
+        data = self.recipe.data
+        if tensor == IMAGES:
+            return TensorSpec(IMAGES, (3, data.size, data.size), data.dtype)
+        if tensor == LOGITS:
+            return TensorSpec(LOGITS, (len(self.classes),))
+        return TensorSpec(FEATURES, tuple(self.found["trace"].facts["features"][segment]))
 
     @cached_property
     def forms(self) -> tuple[str, ...]:
@@ -228,7 +274,19 @@ class Parts:
         """Seeded noise and what every folded module makes of it."""
         batches = (1, self.recipe.compile.max_batch)
         images = self.segments[PIONEER].inputs[0]
-        return canary_arrays(self.folded, PIONEER, images, batches, self.recipe.seed)
+        return canary_arrays(self.tree, self.folded, images, batches, self.recipe.seed)
+
+    @cached_property
+    def chains(self) -> dict[str, Chain]:
+        """The thresholds that every chain of exits may take, by its system."""
+        arrays, found = self.found["measure"].arrays, {}
+        for system in (CASCADE, BRANCHYNET):
+            nodes = chain_of(self.tree, system)
+            if nodes:
+                right = np.stack([arrays[f"fit/right/{node.name}"] for node in nodes])
+                doubts = [DOUBTS[system](arrays[f"fit/logits/{n.name}"]) for n in nodes[:-1]]
+                found[system] = fit_chain(np.stack(doubts), right, [n.macs for n in nodes])
+        return found
 
 
 def _below(prefix: str, arrays: Iterable[tuple[str, Any]]) -> dict[str, Tensor]:

@@ -27,7 +27,11 @@ from opa_trt.training.degrade import FAMILIES
 from opa_trt.training.plan import TrainingPlan
 
 RECIPES = "opa_trt.recipes"
-CHOICES = {"data.source": ("digits", "folder"), "compile.precision": ("fp32", "fp16")}
+CHOICES: dict[str, tuple[object, ...]] = {
+    "data.source": ("digits", "folder"),
+    "compile.precision": ("fp32", "fp16"),
+    "baselines.cascade": (0, 2, 3),
+}
 POSITIVE = (
     "data.size",
     "data.std",
@@ -133,6 +137,19 @@ class FitRecipe:
 
 
 @dataclass(frozen=True)
+class BaselinesRecipe:
+    """What ``opa`` is compared with, in the same bundle; 0 leaves a system out.
+
+    ``whole`` complete sub-networks, a ``cascade`` of some of them, and ``branchynet`` exits along
+    the largest tail's network.
+    """
+
+    whole: int = 0
+    cascade: int = 0
+    branchynet: int = 0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides what a training or a build computes."""
 
@@ -148,6 +165,7 @@ class Recipe:
     compile: CompileRecipe = CompileRecipe()
     measure: MeasureRecipe = MeasureRecipe()
     fit: FitRecipe = FitRecipe()
+    baselines: BaselinesRecipe = BaselinesRecipe()
     folder: Path = field(default=Path(), compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -305,6 +323,22 @@ def _check_numbers(recipe: Recipe, origin: str) -> None:
             msg,
             expected=f"at least tails.count, which is {recipe.tails.count}.",
         )
+    _check_baselines(recipe, origin)
+
+
+def _check_baselines(recipe: Recipe, origin: str) -> None:
+    wanted, tails = recipe.baselines, recipe.tails.count
+    for key, found, fits, expected in (
+        ("whole", wanted.whole, 2 <= wanted.whole <= tails, f"2 to tails.count, which is {tails}."),
+        (
+            "cascade", wanted.cascade, wanted.cascade <= wanted.whole,
+            f"at most baselines.whole, which is {wanted.whole}: they share its networks.",
+        ),
+        ("branchynet", wanted.branchynet, wanted.branchynet >= 2, "2 or more exits."),
+    ):  # fmt: skip
+        if found and not fits:
+            msg = f"{origin}: baselines.{key} = {found}."
+            raise RecipeError(msg, expected=f"0, or {expected}")
 
 
 def _build(kind: type[Any], values: Mapping[str, Any], origin: str, prefix: str) -> Any:

@@ -17,8 +17,12 @@ from opa_trt.policies.base import (
     View,
     unreadable,
 )
-from opa_trt.policies.knowledge import Estimator, Knowledge, Predictor
+from opa_trt.policies.branchynet import BranchyNetPolicy
+from opa_trt.policies.cascade import CascadePolicy
+from opa_trt.policies.dynamic_ofa import DynamicOfaPolicy
+from opa_trt.policies.knowledge import Estimator, Knowledge, Predictor, Rightness
 from opa_trt.policies.opa import OpaPolicy
+from opa_trt.policies.opa_split import OpaSplitPolicy
 from opa_trt.policies.static import StaticPolicy, route_end
 from opa_trt.tree import Tree
 
@@ -34,6 +38,7 @@ __all__ = [
     "PolicyBase",
     "PolicyFactory",
     "Predictor",
+    "Rightness",
     "View",
     "make_policy",
     "policy_names",
@@ -41,7 +46,14 @@ __all__ = [
     "unreadable",
 ]
 
-_POLICIES: dict[str, PolicyFactory] = {"opa": OpaPolicy, "static": StaticPolicy}
+_POLICIES: dict[str, PolicyFactory] = {
+    "opa": OpaPolicy,
+    "opa_split": OpaSplitPolicy,
+    "static": StaticPolicy,
+    "dynamic_ofa": DynamicOfaPolicy,
+    "branchynet": BranchyNetPolicy,
+    "cascade": CascadePolicy,
+}
 
 
 def policy_names() -> list[str]:

@@ -6,6 +6,60 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+READINGS = (
+    "log_odds",  # of the largest confidence, at most SUREST
+    "margin",  # of the largest logit over the second largest, at most SUREST
+    "confidence",  # the largest
+    "log_odds_squared",  # over SUREST
+)
+SUREST = 16.0  # log-odds beyond which an image is not told from a surer one
+MOST_NAMED = 32  # classes up to which the answer itself is evidence
+_LEAST = np.exp(np.float32(-SUREST))
+_FAR = np.float32(-1e30)  # a logit that counts for nothing
+
+
+def width(classes: int) -> int:
+    """F: how many numbers ``evidence`` gives for each image."""
+    return len(READINGS) + (classes if classes <= MOST_NAMED else 0)
+
+
+def evidence(logits: Floats) -> Floats:
+    """Each image's ``READINGS``, and which class it is taken for where there are few.
+
+    ``[N, C] float32`` logits (finite) to ``[N, F] float32``, F as ``width`` says: the readings
+    first, then one column for each of at most ``MOST_NAMED`` classes, 1 for the largest logit.
+    Log-odds and margin together say how many rivals the largest has. Nothing is sorted: the
+    exponential is most of the time that it takes.
+    """
+    count, classes = logits.shape
+    rows = np.arange(count)
+    answer = logits.argmax(axis=1)
+    top = logits[rows, answer]
+    below = logits - top[:, None]
+    below[rows, answer] = _FAR
+    second = below.max(axis=1)
+    np.exp(below, out=below)
+    rest = below @ np.ones(classes, dtype=np.float32)
+    log_odds = np.minimum(-np.log(np.maximum(rest, _LEAST)), SUREST)
+    found = np.zeros((count, width(classes)), dtype=np.float32)
+    found[:, 0] = log_odds
+    found[:, 1] = np.minimum(-second, SUREST)
+    found[:, 2] = 1 / (1 + rest)
+    found[:, 3] = log_odds * log_odds / SUREST
+    if classes <= MOST_NAMED:
+        found[rows, len(READINGS) + answer] = 1
+    return found
+
+
+def ascending_powers(logits: Floats) -> Floats:
+    """``exp(logit - the largest)`` of each image, ascending: ``[N, C] float32`` to the same.
+
+    What ``scaled_sorted(confidences(logits))`` holds, before scaling and the other way round.
+    """
+    powers: Floats = logits - logits.max(axis=1, keepdims=True)
+    np.exp(powers, out=powers)
+    powers.view(np.int32).sort(axis=1)  # in order as floats above 0 are, and twice as fast
+    return powers
 
 
 def confidences(logits: Floats) -> Floats:

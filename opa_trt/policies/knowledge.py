@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from opa_trt.errors import BundleCorrupt
+from opa_trt.policies.evidence import ascending_powers
+from opa_trt.policies.thresholds import Chain, chains_from_arrays, chains_to_arrays
 
 Floats = npt.NDArray[np.float32]
 REMEMBERED = 1024  # estimates whose predictions are kept
@@ -29,15 +31,16 @@ class Estimator:
     weight: Floats
 
     def right(self, logits: Floats) -> npt.NDArray[np.bool_]:
-        """``[N] bool``: whether the pioneer's ``[N, C]`` logits are judged right.
+        """``[N] bool``: whether the pioneer's ``[N, C]`` logits are judged right."""
+        return self.judged(ascending_powers(logits))
+
+    def judged(self, powers: Floats) -> npt.NDArray[np.bool_]:
+        """``right``, of logits whose ``ascending_powers`` are known.
 
         That is ``scaled_sorted(confidences(logits))`` times the difference of the weights. Scaling
         undoes the division by the softmax's sum, and commutes with sorting and weighing, so it is
         left to the N scores: a group of 1,000 classes takes half the time.
         """
-        powers = logits - logits.max(axis=1, keepdims=True)
-        np.exp(powers, out=powers)
-        powers.view(np.int32).sort(axis=1)  # in order as floats above 0 are, and twice as fast
         ascending, total = self._difference
         lowest = powers[:, 0]
         score = (powers @ ascending - lowest * total) / np.maximum(1 - lowest, np.float32(1e-12))
@@ -52,7 +55,12 @@ class Estimator:
 
     def accuracy(self, logits: Floats) -> float:
         """Estimated accuracy of the pioneer on this group, 0 to 1."""
-        return int(np.count_nonzero(self.right(logits))) / len(logits)
+        return share(self.right(logits))
+
+
+def share(judged: npt.NDArray[np.bool_]) -> float:
+    """How many of a group's images were judged right, 0 to 1."""
+    return int(np.count_nonzero(judged)) / len(judged)
 
 
 @dataclass(frozen=True)
@@ -97,15 +105,54 @@ class Predictor:
 
 
 @dataclass(frozen=True)
+class Rightness:
+    """Logistic models: what one node's logits say of an image to how likely nodes are right on it.
+
+    Args:
+        nodes: names, in the order of the columns.
+        weight: ``[F, nodes] float32``, for what ``evidence`` gives.
+        bias: ``[nodes] float32``.
+    """
+
+    nodes: tuple[str, ...]
+    weight: Floats
+    bias: Floats
+
+    def probabilities(self, evidence: Floats) -> Floats:
+        """``[N, nodes] float32``, 0 to 1, of ``evidence [N, F] float32``.
+
+        A node's column is contiguous, as those who compare nodes want it.
+        """
+        found: Floats = self.weight.T @ evidence.T
+        found += self.bias[:, None]
+        found *= np.float32(0.5)
+        np.tanh(found, out=found)  # the logistic function of twice as much, and never overflows
+        found += 1
+        found *= np.float32(0.5)
+        return found.T
+
+    def of(self, nodes: Sequence[str]) -> Rightness | None:
+        """The models of these nodes alone, in this order; None where one is missing."""
+        if not set(nodes) <= set(self.nodes):
+            return None
+        columns = [self.nodes.index(name) for name in nodes]
+        weight = np.ascontiguousarray(self.weight[:, columns])
+        return Rightness(tuple(nodes), weight, self.bias[columns])
+
+
+@dataclass(frozen=True)
 class Knowledge:
-    """All that policies know beyond the view: estimator, predictor, archs by node."""
+    """All that policies know beyond the view: estimator, predictor, archs by node, and by the node
+    whose logits are read how likely it and others are right (none in bundles built earlier)."""
 
     estimator: Estimator
     predictor: Predictor
     codes: Mapping[str, Floats]
+    rightness: Mapping[str, Rightness] = field(default_factory=dict)
+    chains: Mapping[str, Chain] = field(default_factory=dict)  # by system
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Estimator and predictor as named arrays; the archs stand in the manifest."""
+        """All but the archs, which stand in the manifest, as named arrays."""
         arrays: dict[str, npt.NDArray[np.generic]] = {
             "estimator/prior": self.estimator.prior,
             "estimator/weight": self.estimator.weight,
@@ -114,11 +161,16 @@ class Knowledge:
             zip(self.predictor.weights, self.predictor.biases, strict=True)
         ):
             arrays |= {f"predictor/{i}/weight": weight, f"predictor/{i}/bias": bias}
-        return arrays
+        for source, model in self.rightness.items():
+            for column, name in enumerate(model.nodes):
+                key = f"rightness/{source}/{name}"
+                arrays[f"{key}/weight"] = model.weight[:, column]
+                arrays[f"{key}/bias"] = model.bias[column : column + 1]
+        return arrays | chains_to_arrays(self.chains)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any], codes: Mapping[str, Floats]) -> Knowledge:
-        """Read what ``to_arrays`` made.
+        """Read what ``to_arrays`` made; ``codes`` names all nodes, in the manifest's order.
 
         Raises:
             BundleCorrupt: an array is missing.
@@ -132,7 +184,22 @@ class Knowledge:
                     tuple(arrays[f"predictor/{i}/bias"] for i in range(layers)),
                 ),
                 codes,
+                _rightness(arrays, tuple(codes)),
+                chains_from_arrays(arrays),
             )
         except KeyError as exc:
             message = f"the profile lacks the array {exc}."
             raise BundleCorrupt(message, remedy="build the bundle again.") from exc
+
+
+def _rightness(arrays: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Rightness]:
+    """By the node whose logits are read; KeyError where a bias is missing."""
+    found = {}
+    for source in nodes:
+        keys = {name: f"rightness/{source}/{name}" for name in nodes}
+        known = [name for name, key in keys.items() if f"{key}/weight" in arrays]
+        if known:
+            weight = np.stack([arrays[f"{keys[name]}/weight"] for name in known], axis=1)
+            bias = np.concatenate([arrays[f"{keys[name]}/bias"] for name in known])
+            found[source] = Rightness(tuple(known), weight, bias)
+    return found

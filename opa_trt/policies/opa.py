@@ -6,7 +6,8 @@ import numpy as np
 
 from opa_trt.errors import ConfigError
 from opa_trt.policies.base import STOP, Budget, Decision, PolicyBase, View
-from opa_trt.policies.knowledge import Knowledge
+from opa_trt.policies.evidence import Floats, ascending_powers
+from opa_trt.policies.knowledge import Knowledge, share
 from opa_trt.tree import Tree
 
 
@@ -38,7 +39,11 @@ class OpaPolicy(PolicyBase):
         if view.logits is None:
             message = f"policy opa needs logits, which {view.node} does not give."
             raise ConfigError(message, remedy="use another policy for this bundle.")
-        estimated = self._knowledge.estimator.accuracy(view.logits)
+        return self.decide(view, budget, ascending_powers(view.logits)), None
+
+    def decide(self, view: View, budget: Budget, powers: Floats) -> Decision:
+        """``step``, where the logits' ``ascending_powers [N, C]`` are known already."""
+        estimated = share(self._knowledge.estimator.judged(powers))
         accuracy: list[float] = self._predicted[view.node](estimated).tolist()
         latency: list[float] = view.latency_ms[:, -1].tolist()
         fitting = [place for place, ms in enumerate(latency) if ms <= budget.left_ms]
@@ -47,7 +52,7 @@ class OpaPolicy(PolicyBase):
             reason = f"{view.successors[best]} is the best of {len(fitting)} that fit"
         else:
             best, reason = STOP, "nothing fits, so the pioneer answers"
-        decision = Decision(
+        return Decision(
             choice=np.full(view.pending, best, dtype=np.int64),
             successors=view.successors,
             predicted_ms=tuple(latency),
@@ -57,4 +62,3 @@ class OpaPolicy(PolicyBase):
             fits=bool(fitting),
             reason=reason,
         )
-        return decision, None

@@ -135,7 +135,7 @@ class EngineLoader:
     def engines(self) -> dict[str, Engine]:
         """A verified engine for every segment, by segment name.
 
-        Segments that only tails use are left out where the device has no room for them.
+        Where the device has no room for a segment that only tails or baselines use, it is left out.
 
         Raises:
             TargetMismatch: an engine is missing, and compiling was not allowed.
@@ -145,7 +145,7 @@ class EngineLoader:
         """
         torch.set_num_threads(self.threads)  # vendors take theirs from the target, torch does not
         made: dict[str, Engine] = {}
-        compiled = 0
+        compiled, entries = 0, self.bundle.tree.entries
         for node in self.bundle.manifest.nodes:
             if node.segment in self.left_out:
                 continue
@@ -155,7 +155,7 @@ class EngineLoader:
                     continue
                 made[node.segment], fresh = self._engine(node)
             except DeviceMemoryError as exc:
-                if node in self.bundle.tree.entries:
+                if node in entries and node.system == entries[0].system:
                     raise
                 log.warning("%s has no room here and is left out: %s", node.name, exc)
                 self.left_out[node.segment] = str(exc)

@@ -15,8 +15,8 @@ import torch
 from opa_trt.backends import Backend, Engine
 from opa_trt.bundle import PROFILE, Bundle, Manifest
 from opa_trt.clock import Clock
-from opa_trt.errors import SessionBusy, SessionClosed
-from opa_trt.policies import Knowledge, Outcome, make_policy
+from opa_trt.errors import ConfigError, SessionBusy, SessionClosed
+from opa_trt.policies import Knowledge, Outcome, Policy, make_policy
 from opa_trt.runtime.engines import open_loader
 from opa_trt.runtime.entry import pick_entry
 from opa_trt.runtime.group import Group
@@ -49,7 +49,8 @@ def load(
 
     Args:
         path: the bundle's folder.
-        policy: ``opa``, ``static``, or ``static:NODE``.
+        policy: ``opa``, ``opa_split``, ``static`` or ``static:NODE``; ``dynamic_ofa``; and where
+            the recipe asked for them, ``cascade`` and ``branchynet``.
         backend: a name (``name:device`` for another than its usual device), ``auto`` (what the
             build found fastest for each segment, else the first that works), or one made by the
             caller.
@@ -113,7 +114,7 @@ class Session:
         self,
         shared: Shared,
         engines: Mapping[str, Engine],
-        policy: str,
+        policy: str | Policy,
         options: Mapping[str, Any] | None = None,
         on_decision: OnDecision | None = None,
     ) -> None:
@@ -123,8 +124,7 @@ class Session:
         self._thread: int | None = None  # that holds it
         self._life = threading.Lock()  # held while engines are forked or closed
         self._closed = False
-        made = make_policy(policy, shared.tree, shared.knowledge, **self._decides[1])
-        self._machinery = shared.machinery(engines, made)
+        self._machinery = shared.machinery(engines, self._made(*self._decides))
         self._machinery.listener = Listener(on_decision)
         self._recorder = Recorder(shared.tree)
 
@@ -215,15 +215,19 @@ class Session:
                     engine.close()
                 raise
 
-    def use(self, policy: str, **options: Any) -> None:
+    def use(self, policy: str | Policy, **options: Any) -> None:
         """Decide with another policy from now on; its memory starts empty.
+
+        Args:
+            policy: a name, or one that the caller made for this session's tree.
+            options: of the policy that is named.
 
         Raises:
             UnknownNameError: no such policy or node.
-            ConfigError: an impossible option.
+            ConfigError: an impossible option, or the bundle lacks what the policy needs.
             SessionBusy: a group is in flight.
         """
-        made = make_policy(policy, self.tree, self._shared.knowledge, **options)
+        made = self._made(policy, options)
         self._take()
         try:
             self._machinery.follow(made)
@@ -319,6 +323,14 @@ class Session:
         self.close()
 
     # --- how it is done ---------------------------------------------------------------------
+
+    def _made(self, policy: str | Policy, options: Mapping[str, Any]) -> Policy:
+        if isinstance(policy, str):
+            return make_policy(policy, self.tree, self._shared.knowledge, **options)
+        if options:
+            message = f"options {sorted(options)} for a policy that is made already."
+            raise ConfigError(message, expected="options for a policy that is named.")
+        return policy
 
     def _infer(self, pixels: torch.Tensor, start: float, deadline: float) -> Result:
         count, chunk = pixels.shape[0], self.manifest.max_batch

@@ -15,7 +15,7 @@ from opa_trt.runtime.engines import EngineLoader
 from opa_trt.runtime.group import Machinery
 from opa_trt.runtime.latency import LatencyModel
 from opa_trt.store import LatencyProfile
-from opa_trt.tree import FEATURES, Tree
+from opa_trt.tree import FEATURES, OPA, Tree
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Shared:
     def fastest(self) -> str:
         """A sentence on what this machine can do at best."""
         batch = self.manifest.buckets[0]
-        ends = [route.last for route in self.tree.routes()]
+        ends = [route.last for route in self.tree.routes() if self.tree[route.last].system == OPA]
         ms = min(self.route_ms(end, batch, 0.99) for end in ends)
         return (
             f"The fastest route of {self.bundle.path.name} takes {ms:.2g} ms "

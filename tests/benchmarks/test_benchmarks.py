@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -240,9 +241,20 @@ def test_a_trial_of_load(trial: Any) -> None:
 
 def test_a_trial_of_decision(trial: Any) -> None:
     report, page = trial("decision", folder=False)
-    assert [row["policy"] for row in report["rows"]] == ["opa"]
-    assert set(report["parts_ms"]) == {"confidences", "scaled and sorted", "predictor"}
-    assert "| opa | 80 |" in page
+    rows = [(row["policy"], row["from"]) for row in report["rows"]]
+    assert rows == [*itertools.product(("opa", "opa_split"), ("raw logits", "evidence"))]
+    assert set(report["parts_ms"]) == {"opa", "opa_split"}
+    assert "| opa_split | evidence | 80 |" in page
+
+
+def test_a_trial_of_online(trial: Any) -> None:
+    report, page = trial("online")
+    assert [row["deadline"] for row in report["rows"]] == sorted(
+        row["deadline"] for row in report["rows"]
+    )
+    assert [row["tails"] for row in report["rows"]] == [1, 1, 1, 1, 1, 2]
+    assert report["met"] is None
+    assert page.count("exact argmax over 32 tails") == 1
 
 
 def test_handoff_judges_openvino_and_torchscript_where_there_is_a_goal(script: Any) -> None:

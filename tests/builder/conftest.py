@@ -18,6 +18,7 @@ from opa_trt.bundle import Manifest
 from opa_trt.progress import Progress
 from opa_trt.store import EngineStore
 from opa_trt.supernet import Supernet, save, space_from_dict
+from opa_trt.training import digits
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -144,6 +145,22 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _digits_grown_once() -> Iterator[None]:
+    """The digits are brought to a size once, not as every build begins; no caller changes them."""
+    grow, kept = digits._resized, dict[int, Any]()
+
+    def resized(greys: Any, size: int) -> Any:
+        if size not in kept:
+            kept[size] = grow(greys, size)
+            kept[size].flags.writeable = False
+        return kept[size]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "_resized", resized)
+        yield
 
 
 @pytest.fixture(scope="session")

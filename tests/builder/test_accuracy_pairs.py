@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from opa_trt.builder import Recipe, accuracy_pairs, measured
@@ -81,6 +83,24 @@ def run(recipe: Recipe, out: Path) -> Fit:
     return fit
 
 
+@pytest.fixture(scope="module")
+def finished(make_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that is never stopped. Not to be changed."""
+    folder, threads = tmp_path_factory.mktemp("finished"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accuracy_pairs, "CALIBRATION_IMAGES", CALIBRATED_ON)
+        fit_accuracy(make_recipe(), folder / "p.safetensors", settings=SETTINGS)
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture
+def done(finished: Path, tmp_path: Path) -> None:
+    """Puts the files of the finished run where this test's own run would."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+
+
 @pytest.fixture
 def measurements(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every arch that is measured, not read."""
@@ -110,9 +130,8 @@ def same(one: Path, other: Path) -> bool:
 
 
 def test_an_arch_is_calibrated_and_measured_on_images_held_out(
-    run: Fit, recipe: Recipe, pairs: Path
+    done: None, recipe: Recipe, pairs: Path
 ) -> None:
-    run()
     splits, source = load_splits(recipe, None), source_of(recipe)
     checked = held_out_images(splits.fit, source, SETTINGS.images, SETTINGS.seed)
     path = recipe.checkpoint_path()
@@ -125,9 +144,13 @@ def test_an_arch_is_calibrated_and_measured_on_images_held_out(
 
 
 def test_test_images_are_never_used(
-    run: Fit, recipe: Recipe, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: None,
+    run: Fit,
+    recipe: Recipe,
+    out: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run()
     splits = load_splits(recipe, None)
     without = replace(splits, test=splits.test.select([]))
     monkeypatch.setattr(measured, "load_splits", lambda *a, **k: without)
@@ -171,34 +194,31 @@ def test_no_images_held_out(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("at", [1, 7, 20])
 def test_stopped_and_called_again_it_gives_the_same(
-    run: Fit, out: Path, pairs: Path, tmp_path: Path, measurements: list[Any], at: int
+    run: Fit, out: Path, pairs: Path, finished: Path, measurements: list[Any], at: int
 ) -> None:
-    run(tmp_path / "whole.safetensors")
-    measurements.clear()
     with pytest.raises(KeyboardInterrupt):
         run(at=at)
     assert not out.exists()
     assert len(lines(pairs)) == 1 + at
     run()
     assert len(measurements) == len(set(measurements)) == 20
-    assert same(out, tmp_path / "whole.safetensors")
+    assert same(out, finished / "p.safetensors")
 
 
 def test_a_half_written_line_is_dropped(
-    run: Fit, out: Path, pairs: Path, measurements: list[Any], tmp_path: Path
+    done: None, run: Fit, pairs: Path, measurements: list[Any], tmp_path: Path
 ) -> None:
-    run()
     whole = pairs.read_bytes()
     pairs.write_bytes(whole[:-30])
-    measurements.clear()
     run(tmp_path / "p.safetensors")
     assert len(measurements) == 1
     assert len(lines(pairs)) == 21
 
 
 @pytest.mark.parametrize("kept", [0, 9])
-def test_a_half_written_first_line_is_begun_again(run: Fit, pairs: Path, kept: int) -> None:
-    run()
+def test_a_half_written_first_line_is_begun_again(
+    done: None, run: Fit, pairs: Path, kept: int
+) -> None:
     first = pairs.read_bytes()
     pairs.write_bytes(first[:kept])
     run()
@@ -206,21 +226,18 @@ def test_a_half_written_first_line_is_begun_again(run: Fit, pairs: Path, kept: i
     assert len(lines(pairs)) == 21
 
 
-def test_pairs_are_measured_once(run: Fit, out: Path, measurements: list[Any]) -> None:
-    run()
+def test_pairs_are_measured_once(done: None, run: Fit, out: Path, measurements: list[Any]) -> None:
     before = out.read_bytes()
     out.unlink()
-    measurements.clear()
     run()
     assert measurements == []
     assert len(out.read_bytes()) == len(before)
 
 
 def test_more_archs_go_on_from_fewer(
-    run: Fit, out: Path, tmp_path: Path, measurements: list[Any]
+    done: None, run: Fit, out: Path, tmp_path: Path, measurements: list[Any]
 ) -> None:
     run(archs=30, place=tmp_path / "whole.safetensors")
-    run(archs=20)
     measurements.clear()
     run(archs=30)
     assert len(measurements) == 10
@@ -231,9 +248,8 @@ def test_more_archs_go_on_from_fewer(
     ("change", "names"), [({"seed": 1}, "other seed"), ({"images": 50}, "other images")]
 )
 def test_pairs_of_another_run_are_refused(
-    run: Fit, pairs: Path, change: dict[str, Any], names: str
+    done: None, run: Fit, pairs: Path, change: dict[str, Any], names: str
 ) -> None:
-    run()
     before = pairs.read_bytes()
     with pytest.raises(CheckpointError, match=names) as caught:
         run(**change)
@@ -243,9 +259,8 @@ def test_pairs_of_another_run_are_refused(
 
 
 def test_pairs_of_other_weights_are_refused(
-    run: Fit, make_recipe: Callable[..., Recipe], weights: Path, tmp_path: Path
+    done: None, run: Fit, make_recipe: Callable[..., Recipe], weights: Path, tmp_path: Path
 ) -> None:
-    run()
     folder = tmp_path / "weights"
     folder.mkdir()
     (folder / "tiny.safetensors").write_bytes((weights / "tiny.safetensors").read_bytes())
@@ -269,8 +284,7 @@ def test_a_file_that_is_not_ours_stays(run: Fit, pairs: Path, text: str) -> None
 @pytest.mark.parametrize(
     "line", ["{}", "nonsense", "[" * 100_000, '{"arch": 1, "accuracy": 1, "seconds": 1}']
 )
-def test_a_damaged_line_is_named(run: Fit, pairs: Path, line: str) -> None:
-    run()
+def test_a_damaged_line_is_named(done: None, run: Fit, pairs: Path, line: str) -> None:
     text = pairs.read_text().splitlines()
     text[2] = line
     pairs.write_text("\n".join(text) + "\n")
@@ -282,9 +296,8 @@ def test_a_damaged_line_is_named(run: Fit, pairs: Path, line: str) -> None:
 
 @pytest.mark.parametrize("accuracy", [-0.1, 1.01, 87, float("nan"), True, None, "0.5", [0.5]])
 def test_an_accuracy_that_is_no_share_is_a_damaged_line(
-    run: Fit, pairs: Path, accuracy: Any
+    done: None, run: Fit, pairs: Path, accuracy: Any
 ) -> None:
-    run()
     text = pairs.read_text().splitlines()
     text[4] = json.dumps(json.loads(text[4]) | {"accuracy": accuracy})
     pairs.write_text("\n".join(text) + "\n")
@@ -325,10 +338,9 @@ def test_the_stages_are_told(run: Fit) -> None:
     assert heard.lines["measure"].startswith("20 archs on 40 images each, ")
 
 
-def test_twice_it_gives_the_same(run: Fit, out: Path, tmp_path: Path) -> None:
+def test_twice_it_gives_the_same(run: Fit, out: Path, finished: Path) -> None:
     run()
-    run(tmp_path / "other.safetensors")
-    assert same(out, tmp_path / "other.safetensors")
+    assert same(out, finished / "p.safetensors")
 
 
 def small_recipe(make_recipe: Callable[..., Recipe], folder: Path, depths: list[int]) -> Recipe:

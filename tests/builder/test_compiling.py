@@ -17,7 +17,7 @@ from opa_trt.backends import Availability, Backend
 from opa_trt.backends.null import NullBackend
 from opa_trt.backends.torchscript import TorchScriptBackend
 from opa_trt.builder import compiling
-from opa_trt.builder.compiling import Compiled, Runner, canary_input, compile_all
+from opa_trt.builder.compiling import Compiled, References, Runner, compile_all
 from opa_trt.builder.recipe import CompileRecipe
 from opa_trt.builder.work import Finding
 from opa_trt.clock import VirtualClock
@@ -30,7 +30,7 @@ from opa_trt.errors import (
 )
 from opa_trt.progress import Progress
 from opa_trt.store import EngineStore, LatencyProfile, engine_key
-from opa_trt.tree import FEATURES, IMAGES, LOGITS, PlanEntry, Segment
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, PlanEntry, Segment, Tree
 
 NODES = ("pioneer", "tiny", "small", "medium", "large")
 CONTEST = ("pioneer", "large")
@@ -110,7 +110,7 @@ def compiled(toy: Any, segments: dict[str, Segment], clock: VirtualClock) -> Com
     def run(*names: str, canary: Any = None, progress: Progress | None = None) -> Compiled:
         return compile_all(
             segments,
-            toy.canary if canary is None else canary,
+            References(Tree(toy.nodes), toy.canary if canary is None else canary),
             CompileRecipe(backends=names, max_batch=LARGEST),
             BUCKETS,
             1,
@@ -120,6 +120,10 @@ def compiled(toy: Any, segments: dict[str, Segment], clock: VirtualClock) -> Com
         )
 
     return run
+
+
+def references(toy: Any) -> References:
+    return References(Tree(toy.nodes), toy.canary)
 
 
 def constant(value: float) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
@@ -377,13 +381,13 @@ def test_outputs_that_mean_nothing_are_not_compared(compiled: Compile) -> None:
 
 
 def test_the_canary_feeds_images_to_the_entry(toy: Any) -> None:
-    found = canary_input(toy.segment("pioneer"), toy.canary, LARGEST)
+    found = references(toy).inputs(toy.segment("pioneer"), LARGEST)
     assert list(found) == [IMAGES]
     assert np.array_equal(found[IMAGES].numpy(), toy.canary[f"{IMAGES}/{LARGEST}"])
 
 
 def test_the_canary_feeds_the_entrys_features_to_a_tail(toy: Any) -> None:
-    found = canary_input(toy.segment("large"), toy.canary, 1)
+    found = references(toy).inputs(toy.segment("large"), 1)
     assert list(found) == [FEATURES]
     assert np.array_equal(found[FEATURES].numpy(), toy.canary[f"pioneer/1/{FEATURES}"])
 
@@ -402,7 +406,7 @@ def runner(
         plan = {name: [asdict(row) for row in rows] for name, rows in done.outcome.plan.items()}
         found = Finding("", {"plan": plan, "engines": done.entries}, {}, done.blobs)
         store = EngineStore(tmp_path / "store")
-        return Runner(segments, found, toy.canary, store, clock or VirtualClock())
+        return Runner(segments, found, references(toy), store, clock or VirtualClock())
 
     return make
 

@@ -19,6 +19,7 @@ from opa_trt.store import EngineStore
 from opa_trt.supernet import Arch, load
 from opa_trt.supernet.calibration import calibrate
 from opa_trt.supernet.preprocess import Preprocess
+from opa_trt.training import evaluation, shrinking
 
 SPACES: dict[str, dict[str, Any]] = {
     "resnet50d": {
@@ -57,7 +58,7 @@ def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             "space": {"name": name, "classes": 10, "resolutions": [32]} | SPACES[name],
             "training": {"batch_size": 8, "steps": STEPS},
             "pioneer": {"depth": 1, "head_width": 8, "images": 150, "epochs": 1} | PIONEERS[name],
-            "tails": {"count": 3, "candidates": 4, "images": 40},
+            "tails": {"count": 2, "candidates": 3, "images": 40},
             "calibrate": {"images": 100, "batch": 50},
             "compile": {"backends": ["torchscript"], "max_batch": 4, "threads": 1},
             "measure": {"buckets": [1, 4], "seconds": 0.001},
@@ -67,7 +68,10 @@ def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    train_recipe(found, folder / f"{name}.safetensors", None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "CALIBRATION_IMAGES", 20)
+        patch.setattr(shrinking, "CHECK_IMAGES", 10)
+        train_recipe(found, folder / f"{name}.safetensors", None)
     torch.set_num_threads(before)
     return found
 

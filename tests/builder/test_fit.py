@@ -17,11 +17,12 @@ from opa_trt.builder.fit import (
     draw_groups,
     fit_estimator,
     fit_predictor,
+    fit_rightness,
     report,
 )
 from opa_trt.errors import BackendUnavailable
 from opa_trt.policies import Estimator, Predictor
-from opa_trt.policies.evidence import confidences, scaled_sorted
+from opa_trt.policies.evidence import READINGS, confidences, evidence, scaled_sorted
 
 CLASSES = 4
 CODES = np.array([[0.2, 1.0], [0.5, 0.3], [0.9, 0.6]], dtype=np.float32)
@@ -199,6 +200,72 @@ def test_the_predictor_without_scikit_learn_says_what_to_install(
     monkeypatch.setitem(sys.modules, "sklearn.neural_network", None)
     with pytest.raises(BackendUnavailable, match="scikit-learn"):
         fit_predictor(linear_groups(5), CODES, seed=0)
+
+
+# --- rightness ----------------------------------------------------------------------------------
+
+
+def test_rightness_knows_more_than_the_rate() -> None:
+    model, fresh = fit_rightness(make_records(600), "pioneer", seed=0), make_records(600, seed=1)
+    assert model.nodes == ("pioneer", *TAILS)
+    right = fresh.right["pioneer"]
+    believed = model.probabilities(evidence(fresh.logits))[:, 0]
+    loss = -np.log(np.where(right, believed, 1 - believed)).mean()
+    rate = right.mean()
+    assert loss < -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)) - 0.1
+
+
+def test_believed_rates_are_those_of_the_fitting_images() -> None:
+    records = make_records(400)
+    believed = fit_rightness(records, "pioneer", seed=0).probabilities(evidence(records.logits))
+    wanted = [records.right[name].mean() for name in ("pioneer", *TAILS)]
+    assert believed.mean(axis=0) == pytest.approx(wanted, abs=1e-3)
+
+
+def by_class(count: int, told: bool) -> Records:
+    """Images of one sureness, right by their class or by chance."""
+    draw = np.random.default_rng(0)
+    answer = draw.integers(0, CLASSES, count)
+    logits = (2 * np.eye(CLASSES)[answer] + 0.1 * draw.random((count, CLASSES))).astype("f4")
+    right = (answer < 2) ^ (draw.random(count) < 0.1) if told else draw.random(count) < 0.5
+    return Records(logits, {"pioneer": right}, answer)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_class_counts_where_it_tells(told: bool) -> None:
+    model = fit_rightness(by_class(400, told), "pioneer", seed=0)
+    assert model.weight[len(READINGS) :].any() == told
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_a_node_that_is_always_alike_gets_its_rate(always: bool) -> None:
+    records = make_records(48)
+    alike = Records(
+        records.logits, {**records.right, "tail2": np.full(48, always)}, records.condition
+    )
+    believed = fit_rightness(alike, "pioneer", seed=0).probabilities(evidence(records.logits))
+    assert believed[:, 2] == pytest.approx(np.full(48, (49 if always else 1) / 50), rel=1e-4)
+
+
+def test_all_nodes_may_be_alike_on_few_images() -> None:
+    few = Records(np.zeros((2, 40), "f4"), {"pioneer": np.ones(2, bool)}, np.zeros(2, "i8"))
+    model = fit_rightness(few, "pioneer", seed=0)
+    assert model.probabilities(evidence(few.logits)).tolist() == [[0.75]] * 2
+
+
+def test_a_seed_fits_the_same_rightness() -> None:
+    one, two = (fit_rightness(make_records(100), "pioneer", seed=0) for _ in range(2))
+    assert np.array_equal(one.weight, two.weight)
+    assert np.array_equal(one.bias, two.bias)
+    assert one.weight.dtype == one.bias.dtype == np.float32
+
+
+def test_rightness_without_scikit_learn_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with pytest.raises(BackendUnavailable, match="scikit-learn"):
+        fit_rightness(make_records(), "pioneer", seed=0)
 
 
 # --- the report ---------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from opa_trt.tree import PlanEntry
 
 TAILS = [f"tail{i + 1}" for i in range(8)]
 NULL = {"backends": ["null"]}
+FEW = {"count": 2, "candidates": 3}  # tails, where the end of a build is looked at
 FOUND = "(found before)"
 
 Logits = npt.NDArray[np.float32]
@@ -492,7 +493,7 @@ def test_a_bundle_that_stands_there_is_replaced(
 ) -> None:
     out = tmp_path / "out.opa"
     shutil.copytree(built.path, out)
-    build(make_recipe(compile=NULL), out)
+    build(make_recipe(compile=NULL, tails=FEW), out)
     assert Bundle(out).manifest.backend == "null"
     assert {path.suffix for path in (out / "engines").iterdir()} == {".null"}
     assert names(tmp_path) == ["out.opa"]
@@ -504,7 +505,7 @@ def test_a_bundle_that_stands_there_stays_until_the_end(
     out = tmp_path / "out.opa"
     shutil.copytree(built.path, out)
     with pytest.raises(KeyboardInterrupt):
-        build(make_recipe(compile=NULL), out, progress=heard_by(start="pack"))
+        build(make_recipe(compile=NULL, tails=FEW), out, progress=heard_by(start="pack"))
     assert Bundle(out).manifest.to_json() == built.manifest.to_json()
 
 
@@ -513,7 +514,7 @@ def test_interrupted_as_it_is_packed_the_bundle_is_whole(
 ) -> None:
     out = tmp_path / "out.opa"
     with pytest.raises(KeyboardInterrupt):
-        build(make_recipe(compile=NULL), out, progress=heard_by("pack"))
+        build(make_recipe(compile=NULL, tails=FEW), out, progress=heard_by("pack"))
     assert Bundle(out).manifest.backend == "null"
 
 
@@ -589,7 +590,7 @@ def test_what_is_refused_leaves_nothing(
 def test_a_bundle_of_the_null_backend_answers(
     make_recipe: Any, tmp_path: Path, images: npt.NDArray[np.uint8]
 ) -> None:
-    build(make_recipe(compile=NULL), tmp_path / "out.opa")
+    build(make_recipe(compile=NULL, tails=FEW), tmp_path / "out.opa")
     with opa_trt.load(tmp_path / "out.opa") as session:
         assert session.backend == "null"
         assert session.infer(images, 1000.0).logits.shape == (20, 10)

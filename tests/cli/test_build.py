@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,17 @@ def test_show_writes_one_json_object(call: Any, bundle: Path) -> None:
     assert found["classes"] == ["cat", "dog", "owl"]
     assert [node["name"] for node in found["nodes"]] == ["pioneer", "tail1", "tail2", "tail3"]
     assert found["verified"] is None
+
+
+def test_show_says_which_systems_a_bundle_has(call: Any, toy: Any, tmp_path: Path) -> None:
+    whole = replace(toy.nodes[0], name="all", successors=(), system="whole")
+    canary = {key.replace("pioneer/", "all/"): value for key, value in toy.canary.items()}
+    nodes, both = (*toy.nodes, whole), {**canary, **toy.canary}
+    path = toy.pack(tmp_path / "t.opa", nodes=nodes, canary=both)
+    assert "systems: opa (5 routes), whole (1 routes)" in call("show", path).out
+    found = call("show", path, "--json").json()
+    assert found["systems"] == {"opa": 5, "whole": 1}
+    assert [node["system"] for node in found["nodes"]] == ["opa"] * 5 + ["whole"]
 
 
 @pytest.mark.usefixtures("known_machine")

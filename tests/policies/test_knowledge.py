@@ -16,8 +16,16 @@ from hypothesis.extra.numpy import arrays
 
 from opa_trt.bundle import PROFILE, Bundle, pack_arrays
 from opa_trt.errors import BundleCorrupt
-from opa_trt.policies import Estimator, Knowledge, Predictor
-from opa_trt.policies.evidence import confidences, scaled_sorted
+from opa_trt.policies import Estimator, Knowledge, Predictor, Rightness
+from opa_trt.policies.evidence import (
+    MOST_NAMED,
+    READINGS,
+    SUREST,
+    confidences,
+    evidence,
+    scaled_sorted,
+    width,
+)
 from opa_trt.runtime.session import read_knowledge
 
 Floats = npt.NDArray[np.float32]
@@ -75,6 +83,43 @@ def test_the_order_of_classes_does_not_matter(logits: Floats, seed: int) -> None
 
 def test_equal_confidences_are_no_division_by_zero() -> None:
     np.testing.assert_array_equal(scaled_sorted(np.full((2, 5), 0.2, np.float32)), np.zeros((2, 5)))
+
+
+@given(logits=logits_of)
+def test_evidence_is_read_from_the_softmax(logits: Floats) -> None:
+    exact = logits.astype(np.float64)
+    powers = np.sort(np.exp(exact - exact.max(axis=1, keepdims=True)), axis=1)
+    rest = powers[:, :-1].sum(axis=1)
+    log_odds = -np.log(np.maximum(rest, np.exp(-SUREST)))
+    ordered = np.sort(exact, axis=1)
+    wanted = {
+        "log_odds": log_odds,
+        "margin": np.minimum(ordered[:, -1] - ordered[:, -2], SUREST),
+        "confidence": 1 / (1 + rest),
+        "log_odds_squared": log_odds**2 / SUREST,
+    }
+    assert tuple(wanted) == READINGS
+    found = evidence(logits)
+    for column, values in enumerate(wanted.values()):
+        np.testing.assert_allclose(found[:, column], values, rtol=1e-4, atol=1e-4)
+
+
+def test_evidence_names_the_answer_where_there_are_few_classes() -> None:
+    logits, _ = group(30)
+    found = evidence(logits)
+    assert found.shape == (30, width(CLASSES))
+    np.testing.assert_array_equal(found[:, len(READINGS) :].argmax(axis=1), logits.argmax(axis=1))
+    np.testing.assert_array_equal(found[:, len(READINGS) :].sum(axis=1), 1)
+    many = np.zeros((3, MOST_NAMED + 1), np.float32)
+    assert evidence(many).shape == (3, len(READINGS)) == (3, width(MOST_NAMED + 1))
+
+
+@pytest.mark.parametrize("logits", [[[7.0]], [[1e4, -1e4]], [[0.0, 0.0]], [[-3e38, 3e37, 0.0]]])
+def test_evidence_of_extreme_logits_is_finite(logits: Any) -> None:
+    given = np.array(logits, dtype=np.float32)
+    before = given.copy()
+    assert np.isfinite(evidence(given)).all()
+    np.testing.assert_array_equal(given, before)
 
 
 # --- estimator ----------------------------------------------------------------------------------
@@ -154,12 +199,43 @@ def test_predictions_stay_within_0_and_1(bias: float, clipped: float) -> None:
     np.testing.assert_array_equal(given, np.full(4, clipped))
 
 
+# --- rightness ----------------------------------------------------------------------------------
+
+
+def rightness(*nodes: str, seed: int = 0) -> Rightness:
+    rng = np.random.default_rng(seed)
+    shape = (width(CLASSES), len(nodes))
+    return Rightness(nodes, rng.normal(size=shape).astype("f4"), rng.normal(size=len(nodes)))
+
+
+def test_probabilities_are_logistic() -> None:
+    model, read = rightness("a", "b", "c"), evidence(group(20)[0])
+    odds = read.astype(np.float64) @ model.weight + model.bias
+    np.testing.assert_allclose(model.probabilities(read), 1 / (1 + np.exp(-odds)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("bias", "wanted"), [(1e4, 1.0), (-1e4, 0.0)])
+def test_great_odds_do_not_overflow(bias: float, wanted: float) -> None:
+    model = Rightness(("a",), np.zeros((width(CLASSES), 1), "f4"), np.full(1, bias, "f4"))
+    assert model.probabilities(evidence(group(2)[0])).tolist() == [[wanted]] * 2
+
+
+def test_models_of_some_nodes_come_in_the_order_asked_for() -> None:
+    model, read = rightness("a", "b", "c"), evidence(group(20)[0])
+    some = model.of(("c", "a"))
+    assert some is not None
+    assert some.nodes == ("c", "a")
+    np.testing.assert_array_equal(some.probabilities(read), model.probabilities(read)[:, [2, 0]])
+    assert model.of(("a", "d")) is None
+
+
 # --- as arrays ----------------------------------------------------------------------------------
 
 
 def knowledge() -> Knowledge:
     _, estimator = fitted()
-    return Knowledge(estimator, trained()[1], {"tail": np.ones(4, np.float32)})
+    codes = {name: np.ones(4, np.float32) for name in ("pioneer", "tail2", "tail1")}
+    return Knowledge(estimator, trained()[1], codes, {"pioneer": rightness(*codes)})
 
 
 def test_knowledge_comes_back_from_its_arrays() -> None:
@@ -173,13 +249,36 @@ def test_knowledge_comes_back_from_its_arrays() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["estimator/prior", "estimator/weight", "predictor/0/bias", "predictor/1/weight"]
+    "key",
+    [
+        "estimator/prior",
+        "estimator/weight",
+        "predictor/0/bias",
+        "predictor/1/weight",
+        "rightness/pioneer/tail1/bias",
+    ],
 )
 def test_a_missing_array_is_a_corrupt_bundle(key: str) -> None:
     arrays = knowledge().to_arrays()
     del arrays[key]
     with pytest.raises(BundleCorrupt, match="the profile lacks the array"):
-        Knowledge.from_arrays(arrays, {})
+        Knowledge.from_arrays(arrays, knowledge().codes)
+
+
+def test_rightness_comes_back_in_the_manifests_order() -> None:
+    made = knowledge()
+    kept = dict(sorted(made.to_arrays().items()))  # as a file may have them
+    found = Knowledge.from_arrays(kept, made.codes).rightness
+    assert [*found] == ["pioneer"]
+    assert found["pioneer"].nodes == ("pioneer", "tail2", "tail1")
+    np.testing.assert_array_equal(found["pioneer"].weight, made.rightness["pioneer"].weight)
+    np.testing.assert_array_equal(found["pioneer"].bias, made.rightness["pioneer"].bias)
+
+
+def test_a_bundle_built_earlier_has_no_rightness() -> None:
+    made = knowledge()
+    arrays = {k: v for k, v in made.to_arrays().items() if not k.startswith("rightness/")}
+    assert Knowledge.from_arrays(arrays, made.codes).rightness == {}
 
 
 def test_a_bundle_brings_the_codes_of_its_nodes(toy: Any, toy_bundle: Path) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
+from opa_trt.backends import Backend
 from opa_trt.backends.null import NullBackend
 from opa_trt.backends.torchscript import TorchScriptBackend
 from opa_trt.clock import MonotonicClock, VirtualClock
@@ -21,13 +23,13 @@ from opa_trt.search import bench
 from opa_trt.search.bench import BURST, LEAST_TURNS, MOST_TURNS, fastest, time_in_turns
 from opa_trt.search.latency_table import LatencyTable, read_latency, table_to_dict
 from opa_trt.search.measure import Plan, choose_resolutions, measure_table
-from opa_trt.search.subjects import FEW, MANY, Subject, Subjects, network_name, probe_name
+from opa_trt.search.subjects import FEW, MANY, Shape, Subject, Subjects, network_name, probe_name
 from opa_trt.search.timings import Timing, backend_of, open_timings
 from opa_trt.search.whole_networks import draw_networks, error_of, fit_line, spearman, split
 from opa_trt.supernet import published_space
 from opa_trt.supernet.operators import Operator
 from opa_trt.supernet.space import Space
-from opa_trt.tree import Target
+from opa_trt.tree import Segment, Target
 
 CALL, SCALE, OFFSET = 0.06, 1.25, 0.5
 
@@ -96,6 +98,26 @@ class World:
         timings = open_timings(folder / "t.json.work", plan.identity())
         listener = progress or Progress()
         return measure_table(plan, self.backend, timings, self.clock, listener, "t.json")
+
+
+TRACED: dict[tuple[str, Shape], tuple[Segment, dict[str, Tensor]]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an invented engine stands for is traced once, not in every test."""
+    trace_and_load = Subject.load
+
+    def load(subject: Subject, backend: Backend, target: Target) -> Any:
+        key = subject.name, subject.input_shape
+        if backend.forms or key not in TRACED:
+            engine, example = trace_and_load(subject, backend, target)
+            TRACED[key] = engine.segment, example
+            return engine, example
+        segment, example = TRACED[key]
+        return backend.load(backend.compile(segment, target), segment, target), example
+
+    monkeypatch.setattr(Subject, "load", load)
 
 
 @pytest.fixture

@@ -8,44 +8,55 @@ from typing import Any
 import numpy as np
 
 from opa_trt.builder import pooling
-from opa_trt.builder.compiling import Runner, compile_all
+from opa_trt.builder.compiling import References, Runner, compile_all
 from opa_trt.builder.contest import Outcome
-from opa_trt.builder.fit import Records, draw_groups, fit_estimator, fit_predictor, report
-from opa_trt.builder.parts import PIONEER, Parts, file_of, tensors_of
+from opa_trt.builder.deployment import PIONEER
+from opa_trt.builder.fit import (
+    Records,
+    draw_groups,
+    fit_estimator,
+    fit_predictor,
+    fit_rightness,
+    report,
+)
+from opa_trt.builder.network import walk
+from opa_trt.builder.parts import Parts, file_of
+from opa_trt.builder.rightness_report import report_rightness
 from opa_trt.builder.work import Finding
 from opa_trt.policies import Knowledge
 from opa_trt.supernet.fold import parity
 from opa_trt.supernet.onnx_form import onnx_bytes
 from opa_trt.supernet.pt2_form import pt2_bytes
 from opa_trt.supernet.trace import content, trace, trace_bytes
-from opa_trt.tree import ONNX, PT2, TORCHSCRIPT
+from opa_trt.tree import BRANCHYNET, CASCADE, FEATURES, ONNX, PT2, TORCHSCRIPT
 
 LEAST_HELD_OUT_GROUPS = 50
 
 
 def trace_all(parts: Parts) -> Finding:
     """Every segment's portable forms; the trace is compared with its module."""
-    images = parts.example()
-    features = parts.folded[PIONEER](images)[0]
-    blobs, contents, parities = {}, {}, {}
+    blobs, contents, parities, features = {}, {}, {}, {}
     parts.progress.start("trace", len(parts.folded))
-    for done, (name, module) in enumerate(parts.folded.items(), 1):
-        inputs, outputs = tensors_of(name)
-        example = images if name == PIONEER else features
+    for node, example, given in walk(parts.tree, parts.folded, parts.example()):
+        name, module = node.segment, parts.folded[node.segment]
+        if name in contents:
+            continue
         traced = trace(module, example)
         parities[name] = parity(name, traced, module, example)
         contents[name] = content(traced)
         blobs[file_of(name, TORCHSCRIPT)] = trace_bytes(traced)
-        blobs[file_of(name, ONNX)] = onnx_bytes(module, example, inputs, outputs)
+        blobs[file_of(name, ONNX)] = onnx_bytes(module, example, node.source, node.outputs)
         if PT2 in parts.forms:
             largest = parts.recipe.compile.max_batch
             blobs[file_of(name, PT2)] = pt2_bytes(module, example, largest)
-        parts.progress.advance(done, name)
+        if FEATURES in given:
+            features[name] = list(given[FEATURES].shape[1:])
+        parts.progress.advance(len(contents), name)
     size = sum(map(len, blobs.values())) / 1e6
     worst = max(parities.values())
     forms = f"{', '.join(parts.forms[:-1])} and {parts.forms[-1]}"
     line = f"{len(contents)} segments to {forms}, {size:.1f} MB, parity {worst:.0e}"
-    facts = {"content": contents, "parity": parities, "features": list(features.shape[1:])}
+    facts = {"content": contents, "parity": parities, "features": features}
     return Finding(line, facts, blobs=blobs)
 
 
@@ -55,7 +66,7 @@ def compile_engines(parts: Parts) -> Finding:
     largest = recipe.compile.max_batch
     done = compile_all(
         parts.segments,
-        parts.canary,
+        References(parts.tree, parts.canary),
         recipe.compile,
         tuple(sorted({min(bucket, largest) for bucket in recipe.measure.buckets})),
         parts.threads,
@@ -88,9 +99,11 @@ def _who(outcome: Outcome, version: str) -> str:
 
 def measure_all(parts: Parts) -> Finding:
     """Latency of every engine, and what every node answers on the fitting and held-out images."""
-    recipe, nodes = parts.recipe, parts.nodes
-    runner = Runner(parts.segments, parts.found["compile"], parts.canary, parts.store, parts.clock)
+    recipe, nodes = parts.recipe, parts.tree.nodes
+    compiled, references = parts.found["compile"], References(parts.tree, parts.canary)
+    runner = Runner(parts.segments, compiled, references, parts.store, parts.clock)
     latency = runner.profiles(recipe.measure.buckets, recipe.measure.seconds)
+    chained = [name for name, node in nodes.items() if node.system in (CASCADE, BRANCHYNET)]
     arrays: dict[str, Any] = {}
     for part, images in (("fit", parts.fitting), ("test", parts.splits.test)):
         pixels, labels, condition = pooling.draw(
@@ -101,6 +114,7 @@ def measure_all(parts: Parts) -> Finding:
             f"{part}/condition": condition,
             f"{part}/logits": answers[PIONEER],
             **{f"{part}/right/{name}": a.argmax(1) == labels for name, a in answers.items()},
+            **{f"{part}/logits/{name}": answers[name] for name in chained},
         }
     runner.close()
     accuracy = {name: float(arrays[f"fit/right/{name}"].mean()) for name in nodes}
@@ -113,7 +127,7 @@ def measure_all(parts: Parts) -> Finding:
 
 
 def fit(parts: Parts) -> Finding:
-    """Estimator and predictor, and how well they do on images that nothing was fitted on."""
+    """What policies know, and how well it does on images that nothing was fitted on."""
     wanted, seed = parts.recipe.fit, parts.recipe.seed
     codes = np.stack([parts.supernet.space.encode(arch) for arch in parts.archs])
     fitting, held_out = _records(parts, "fit"), _records(parts, "test")
@@ -123,13 +137,21 @@ def fit(parts: Parts) -> Finding:
     predictor = fit_predictor(groups, codes, seed=seed)
     count = max(LEAST_HELD_OUT_GROUPS, wanted.groups // 4)
     others = draw_groups(held_out, names, estimator, groups=count, size=size, seed=seed + 1)
+    rightness = fit_rightness(fitting, PIONEER, seed=seed)
+    macs = {name: parts.cut.tail_macs(a) for name, a in zip(names, parts.archs, strict=True)}
+    trusted = report_rightness(rightness, fitting, held_out, macs)
     facts = report(estimator, predictor, held_out, others, codes, PIONEER)
+    facts["rightness"] = trusted
     line = (
         f"held out: estimator {facts['judgement']:.1%} right "
         f"(always the commoner: {facts['judgement_base']:.1%}), "
-        f"predictor RMSE {facts['rmse']:.3f}, R² {facts['r2']:.2f}"
+        f"predictor RMSE {facts['rmse']:.3f}, R² {facts['r2']:.2f}, "
+        f"an image's rightness log loss {trusted['log_loss']:.3f} "
+        f"(always the rate: {trusted['log_loss_base']:.3f}), {100 * trusted['gain']:+.1f} points "
+        "image by image at equal MACs"
     )
-    return Finding(line, facts, Knowledge(estimator, predictor, {}).to_arrays())
+    knowledge = Knowledge(estimator, predictor, {}, {PIONEER: rightness})
+    return Finding(line, facts, knowledge.to_arrays())
 
 
 def _records(parts: Parts, part: str) -> Records:

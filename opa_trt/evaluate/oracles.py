@@ -1,0 +1,144 @@
+"""Policies for evaluation alone: what knowing the truth would bring, and what chance brings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from opa_trt.errors import ConfigError
+from opa_trt.policies import STOP, Budget, Decision, PolicyBase, View
+
+Rights = Mapping[str, npt.NDArray[np.bool_]]
+Rows = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class RandomPolicy(PolicyBase):
+    """Uniform among the successors that fit the whole group. The state counts the draws.
+
+    Args:
+        seed: of all draws; one sequence of groups is always answered alike.
+    """
+
+    seed: int = 0
+    name: str = field(default="random", init=False)
+
+    def start(self) -> int:
+        """Nothing was drawn."""
+        return 0
+
+    def step(self, view: View, budget: Budget, state: int) -> tuple[Decision, int]:
+        """The whole group to any successor that fits, or stop where none does."""
+        fitting = _fitting(view, budget)
+        draw = np.random.default_rng([self.seed, 71, state])
+        place = int(draw.choice(fitting)) if fitting else STOP
+        return _all_to(place, view, budget, bool(fitting), "drawn"), state + 1
+
+
+@dataclass(frozen=True)
+class OraclePolicy(PolicyBase):
+    """The fitting successor that is right most often on the group; of equals the fastest.
+
+    It knows one group. The evaluator makes another for each: ``knowing`` gives it.
+
+    Args:
+        right: by node name ``[N] bool``, whether it is right on each image of the group.
+        rows: the images of the group that count; all by default.
+    """
+
+    right: Rights = field(default_factory=dict)
+    rows: Rows | None = None
+    name: str = field(default="oracle", init=False)
+
+    def knowing(self, right: Rights) -> OraclePolicy:
+        """The oracle of another group."""
+        return OraclePolicy(right, self.rows)
+
+    def step(self, view: View, budget: Budget, state: None) -> tuple[Decision, None]:
+        """The whole group to one successor, or stop where none fits.
+
+        Raises:
+            ConfigError: it was not told of a successor.
+        """
+        if unknown := [name for name in view.successors if name not in self.right]:
+            message = f"policy {self.name} was not told whether {', '.join(unknown)} is right."
+            raise ConfigError(message, expected="the truth about the group, before it is answered.")
+        fitting = _fitting(view, budget)
+        hits = [int(np.count_nonzero(self._counted(name))) for name in view.successors]
+        ms = view.latency_ms[:, -1]
+        place = max(fitting, key=lambda i: (hits[i], -ms[i]), default=STOP)
+        reason = f"{hits[place]} right" if fitting else "nothing fits"
+        accuracy = tuple(float(np.mean(self._counted(name))) for name in view.successors)
+        return _all_to(place, view, budget, bool(fitting), reason, accuracy), None
+
+    def _counted(self, name: str) -> npt.NDArray[np.bool_]:
+        right = self.right[name]
+        return right if self.rows is None else right[self.rows]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One way to cross-validate the oracle: a policy that chooses on half of a group, and the
+    places of the other half, on which alone its answer is to be scored."""
+
+    policy: OraclePolicy
+    scored: Rows
+
+
+def cross_validated_oracle(right: Rights, seed: int = 0) -> tuple[Fold, Fold]:
+    """Both ways: each chooses on one half and is scored on the other. Their mean is the score.
+
+    Both answer the whole group, so that the same successors fit.
+
+    Args:
+        right: by node name ``[N] bool``; two images at least.
+        seed: of the halves.
+
+    Raises:
+        ConfigError: fewer than two images, or nodes that know of different numbers.
+    """
+    counts = {len(values) for values in right.values()}
+    if len(counts) != 1 or min(counts) < 2:
+        message = f"the truth about groups of {sorted(counts)} images."
+        raise ConfigError(message, expected="one group of two images or more, to be halved.")
+    (count,) = counts
+    order = np.random.default_rng([seed, 72]).permutation(count)
+    halves = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+    return Fold(_Half(right, halves[0]), halves[1]), Fold(_Half(right, halves[1]), halves[0])
+
+
+@dataclass(frozen=True)
+class _Half(OraclePolicy):
+    """An oracle that knows half of a group."""
+
+    name: str = field(default="cross_validated_oracle", init=False)
+
+
+def _fitting(view: View, budget: Budget) -> list[int]:
+    """Places of the successors that fit the whole group."""
+    return [i for i, ms in enumerate(view.latency_ms[:, -1].tolist()) if ms <= budget.left_ms]
+
+
+def _all_to(
+    place: int,
+    view: View,
+    budget: Budget,
+    fits: bool,
+    reason: str,
+    accuracy: tuple[float, ...] = (),
+) -> Decision:
+    """The whole group to one successor, or ``STOP``."""
+    return Decision(
+        choice=np.full(view.pending, place, dtype=np.int64),
+        successors=view.successors,
+        predicted_ms=tuple(view.latency_ms[:, -1].tolist()),
+        predicted_accuracy=accuracy or (math.nan,) * len(view.successors),
+        estimated_accuracy=math.nan,
+        left_ms=budget.left_ms,
+        fits=fits,
+        reason=reason,
+    )
