@@ -17,8 +17,10 @@ help: ## list these targets
 demo: $(STAMP) ## build from the shipped digits and stream images through it; options through ARGS="..."
 	@$(BIN)/opa-trt demo $(ARGS)
 
+# Torch's threads must not spin while they wait: the processes that run the tests share the cores.
 test: $(STAMP) ## run the tests on all cores with coverage, without the slow and the GPU ones
-	@$(BIN)/python -m pytest -q -n auto --dist loadgroup --cov --cov-report=term -m "not slow and not gpu"
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n auto --dist loadgroup \
+		--cov --cov-report=term -m "not slow and not gpu"
 
 check: $(STAMP) ## lint, formatting, types and the direction of imports
 	@$(BIN)/ruff check .
