@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import os
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 import opa_trt
@@ -69,6 +71,7 @@ settings.load_profile("opa_trt")
 # The networks are tiny and several processes test at once: more threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # heard by the processes that this one starts
 torch.set_num_threads(1)
+threadpool_limits(1)
 
 
 # --- every test ---------------------------------------------------------------------------------
@@ -82,6 +85,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.parent
         group = folder if folder.name == "conformance" else item.path
         item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported so far stays; looking through it again and again would take seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -18,6 +18,7 @@ COMMANDS = (
     "run",
     "show",
     "bench",
+    "load",
     "recipes",
     "doctor",
     "arch",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -38,23 +39,53 @@ def candidates(cut: Cut, pioneer: Arch, count: int, seed: int) -> list[Arch]:
     return sorted(chosen, key=lambda arch: (cut.tail_macs(arch), str(arch)))
 
 
-@torch.no_grad()
-def tail_accuracies(
-    cut: Cut,
-    archs: Sequence[Arch],
-    calibration: list[Tensor],
-    features: list[Tensor],
-    labels: Tensor,
-    progress: Progress,
-) -> list[float]:
-    """Accuracy (0 to 1) of each candidate, calibrated, on the pioneer's ``features``."""
-    found = []
-    for done, arch in enumerate(archs, 1):
-        tail = cut.calibrated_tail(arch, calibration)
-        logits = torch.cat([tail(batch) for batch in features])
-        found.append(float((logits.argmax(1) == labels).float().mean()))
-        progress.advance(done)
-    return found
+class Trials:
+    """Tails that were measured over the frozen pioneer, in the order of their measuring.
+
+    Args:
+        cut: where pioneer and tails meet.
+        calibration: the pioneer's features that batch norm is measured on, in batches.
+        features: those that accuracy is measured on, in batches.
+        labels: of the latter, ``[N]``.
+        progress: hears how many have been measured.
+
+    Attributes:
+        archs: from images to logits.
+        right: of each, on which images it is right, ``[N] bool``.
+    """
+
+    def __init__(
+        self,
+        cut: Cut,
+        calibration: list[Tensor],
+        features: list[Tensor],
+        labels: Tensor,
+        progress: Progress,
+    ) -> None:
+        self.cut, self._labels, self._progress = cut, labels, progress
+        self._calibration, self._features = calibration, features
+        self.archs: list[Arch] = []
+        self.right: list[npt.NDArray[np.bool_]] = []
+
+    @torch.no_grad()
+    def measure(self, archs: Iterable[Arch]) -> None:
+        """Calibrate the tail of each arch and measure it."""
+        for arch in archs:
+            tail = self.cut.calibrated_tail(arch, self._calibration)
+            logits = torch.cat([tail(batch) for batch in self._features])
+            self.archs.append(arch)
+            self.right.append((logits.argmax(1) == self._labels).numpy())
+            self._progress.advance(len(self.archs))
+
+    @property
+    def accuracy(self) -> list[float]:
+        """Of each, 0 to 1."""
+        return [float(right.mean()) for right in self.right]
+
+    @property
+    def macs(self) -> list[int]:
+        """Of each tail alone."""
+        return [self.cut.tail_macs(arch) for arch in self.archs]
 
 
 def pareto_layers(macs: Sequence[int], accuracy: Sequence[float]) -> list[int]:
@@ -78,21 +109,38 @@ def pareto_layers(macs: Sequence[int], accuracy: Sequence[float]) -> list[int]:
     return layers
 
 
-def choose(macs: Sequence[int], accuracy: Sequence[float], count: int) -> list[int]:
-    """Indices of ``count`` candidates: the front (thinned evenly by accuracy), then next fronts.
+def choose(
+    macs: Sequence[int],
+    accuracy: Sequence[float],
+    count: int,
+    picks: Sequence[int] | None = None,
+) -> list[int]:
+    """Indices of ``count`` candidates, by ascending MACs.
 
-    The front's two ends are always kept.
+    The two ends of the Pareto front are always among them, then those most often picked, then the
+    rest of the front (thinned evenly by accuracy), then the next fronts.
+
+    Args:
+        macs: of each candidate.
+        accuracy: of each.
+        count: how many; all where there are fewer.
+        picks: how often each was picked, where something picks.
     """
     layers = pareto_layers(macs, accuracy)
-    chosen: list[int] = []
+    ranked: list[int] = []
     for layer in range(max(layers) + 1):
         front = sorted(
             (i for i, found in enumerate(layers) if found == layer), key=macs.__getitem__
         )
-        room = count - len(chosen)
+        if layer == 0:
+            ends = (front[-1], front[0])
+        room = count - len(ranked)
         if room <= 0:
             break
-        chosen += front if len(front) <= room else _thin(front, accuracy, room)
+        ranked += front if len(front) <= room else _thin(front, accuracy, room)
+    often = picks or [0] * len(macs)
+    picked = sorted((i for i, n in enumerate(often) if n), key=lambda i: (-often[i], macs[i]))
+    chosen = list(dict.fromkeys((*ends, *picked, *ranked)))[:count]
     return sorted(chosen, key=lambda i: (macs[i], i))
 
 

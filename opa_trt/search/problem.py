@@ -43,7 +43,7 @@ class Problem:
             raise ConfigError(message, expected=f"one or more, in {self.unit}, above 0, finite.")
         smallest, _ = self.cost.smallest
         if (target := min(targets)) < smallest:
-            reachable = _rounded_up(smallest)
+            reachable = rounded_up(smallest)
             message = f"no arch of {self.genome.space.name} meets {target:g} {self.unit}."
             raise InfeasibleBudget(
                 message,
@@ -52,7 +52,7 @@ class Problem:
             )
 
 
-def _rounded_up(value: float) -> float:
+def rounded_up(value: float) -> float:
     """The least number of six digits, as ``:g`` writes them, that is not below ``value``."""
     return float(Context(prec=6, rounding=ROUND_CEILING).create_decimal_from_float(value))
 

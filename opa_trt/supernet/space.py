@@ -16,7 +16,7 @@ from opa_trt.errors import ArchError, ConfigError
 from opa_trt.supernet import ofa_archs
 from opa_trt.supernet.arch import Arch, Ratio
 from opa_trt.supernet.cost import Cost
-from opa_trt.supernet.genome import Genome, Kind
+from opa_trt.supernet.genome import Genome, Kind, Population
 from opa_trt.supernet.operators import Operator, Term
 
 if TYPE_CHECKING:
@@ -383,6 +383,12 @@ class Space(ABC):
         values[~genome.counted(arch)] = 0.0
         return (values / self._scales)[self._order].astype(np.float32)
 
+    def encode_rows(self, rows: Population) -> Floats:
+        """``[P, encoding_size] float32``: ``encode`` of every row of a population of ``genome``."""
+        values = self._scaled_choices[np.arange(len(self.genome)), rows]
+        code: Floats = (values * self.genome.active(rows))[:, self._order]
+        return code
+
     def decode(self, code: npt.ArrayLike) -> Arch:
         """The arch that ``encode`` turned into ``code``.
 
@@ -413,6 +419,14 @@ class Space(ABC):
             for kind in {gene.kind for gene in self.genome.genes}
         }
         return np.array([scales[gene.kind] for gene in self.genome.genes], dtype=np.float64)
+
+    @cached_property
+    def _scaled_choices(self) -> Floats:
+        """``[G, choices]``: what ``encode`` writes for every choice of every gene."""
+        table = np.zeros((len(self.genome), self.genome.counts.max()))
+        for row, gene in zip(table, self.genome.genes, strict=True):
+            row[: len(gene.choices)] = gene.choices
+        return (table / self._scales[:, None]).astype(np.float32)
 
     @cached_property
     def _order(self) -> list[int]:

@@ -1,8 +1,8 @@
-"""Candidates over the pioneer, their Pareto fronts, and which of them become tails."""
+"""Candidates over the pioneer, their fronts, what a search picks, and which become tails."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -12,8 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opa_trt.builder.network import Cut, run_batches
-from opa_trt.builder.tails import candidates, choose, pareto_layers, tail_accuracies
+from opa_trt.builder.picks import (
+    STEPS,
+    Provisional,
+    Setting,
+    fit_provisional,
+    requirements,
+    try_picks,
+)
+from opa_trt.builder.tails import Trials, candidates, choose, pareto_layers
+from opa_trt.policies import Predictor
 from opa_trt.progress import Progress
+from opa_trt.search.online import OnlineSearch, Tails
 from opa_trt.supernet import Arch, MobileNetV3Space, Supernet
 from opa_trt.supernet.calibration import calibrate
 
@@ -212,13 +222,181 @@ def test_accuracy_is_that_of_the_calibrated_network(cut: Cut) -> None:
     trunk = cut.trunk(PIONEER)
     calibrate(trunk, calibration)
     counter = Counter()
-    found = tail_accuracies(
+    trials = Trials(
         cut,
-        archs,
         run_batches(trunk, calibration),
         run_batches(trunk, list(torch.split(batch, 25))),
         labels,
         counter,
     )
-    assert found == [accuracy_alone(cut, arch, calibration, batch, labels) for arch in archs]
+    trials.measure(archs[:1])
+    trials.measure(archs[1:])
+    wanted = [accuracy_alone(cut, arch, calibration, batch, labels) for arch in archs]
+    assert trials.accuracy == pytest.approx(wanted, abs=1e-6)
+    assert trials.macs == [cut.tail_macs(arch) for arch in archs]
+    assert trials.archs == archs
     assert counter.done == [1, 2]
+
+
+# --- what a search picks ------------------------------------------------------------------------
+
+SIZE, IMAGES = 10, 60
+
+
+class Invented(Trials):
+    """Trials without a network: tails are right on the more images, the larger their kernels are.
+
+    Attributes:
+        asked: the archs of every call of ``measure``.
+    """
+
+    def __init__(self, cut: Cut) -> None:
+        super().__init__(cut, [], [], torch.zeros(IMAGES), Progress())
+        self.asked: list[list[Arch]] = []
+
+    def measure(self, archs: Iterable[Arch]) -> None:
+        self.asked.append(list(archs))
+        for arch in self.asked[-1]:
+            share = 0.4 + 0.5 * merit(arch)
+            self.archs.append(arch)
+            self.right.append(np.arange(IMAGES) % 10 < round(10 * share))
+
+
+def merit(arch: Arch) -> float:
+    """0 to 1, by the kernel sizes in the last two stages (3 or 5)."""
+    kernels = [kernel for stage in arch.kernel_sizes[1:] for kernel in stage]
+    return (np.mean(kernels) - 3) / 2
+
+
+@pytest.fixture(scope="module")
+def setting() -> Setting:
+    draw = np.random.default_rng(5)
+    logits = draw.standard_normal((IMAGES, 3)).astype(np.float32)
+    right = draw.random(IMAGES) < 0.6
+    return Setting(PIONEER, 100, logits, right, np.arange(IMAGES) % 4, SIZE, seed=0)
+
+
+@pytest.fixture(scope="module")
+def tried(cut: Cut, setting: Setting) -> tuple[Invented, list[int]]:
+    """Ten tails evenly by MACs and six that were picked; and the picks of all."""
+    made = Invented(cut)
+    made.measure(candidates(cut, PIONEER, 10, seed=0))
+    return made, try_picks(made, setting, 6)
+
+
+def test_requirements_go_evenly_from_the_fewest_macs_to_the_most() -> None:
+    found = requirements([300.0, 7.0, 20.0])
+    assert (len(found), found[0], found[-1]) == (STEPS, 7.0, 300.0)
+    ratios = [after / before for before, after in pairwise(found)]
+    assert ratios == pytest.approx([ratios[0]] * (STEPS - 1))
+
+
+def test_the_provisional_predictor_knows_what_was_tried(
+    tried: tuple[Invented, list[int]], setting: Setting
+) -> None:
+    trials, picks = tried
+    found = fit_provisional(trials, setting)
+    codes = np.stack([SPACE.encode(arch) for arch in trials.archs])
+    predicted = found.predictor.accuracies(0.6, codes)
+    assert np.corrcoef(predicted, trials.accuracy)[0, 1] > 0.9
+    assert ((found.estimates >= 0) & (found.estimates <= 1)).all()
+    assert found.choices(trials.macs, codes) == picks
+    assert sum(picks) == STEPS * len(found.estimates)
+
+
+def test_picks_are_tried_before_they_are_counted(tried: tuple[Invented, list[int]]) -> None:
+    trials, picks = tried
+    first, second = trials.asked
+    assert len(second) == len(set(second)) == 6
+    assert not set(first) & set(second)
+    assert all(SPACE.graft(PIONEER, arch, 1) == arch for arch in second)
+    assert len(picks) == len(trials.archs) == 16
+
+
+def test_picks_are_what_accuracy_depends_on(tried: tuple[Invented, list[int]]) -> None:
+    spread, picked = (np.mean([merit(arch) for arch in archs]) for archs in tried[0].asked)
+    assert picked > spread
+
+
+def test_a_space_whose_archs_were_all_tried_has_no_more_picks(cut: Cut, setting: Setting) -> None:
+    late = Invented(Cut(cut.supernet, stages=2))
+    late.measure(candidates(late.cut, PIONEER, 18, seed=0))
+    picks = try_picks(late, setting, 10)  # of 20
+    assert len(picks) == len(set(late.archs)) == 20
+
+
+def test_the_same_seed_picks_the_same(cut: Cut, setting: Setting) -> None:
+    found = []
+    for _ in range(2):
+        trials = Invented(cut)
+        trials.measure(candidates(cut, PIONEER, 8, seed=0))
+        found.append((try_picks(trials, setting, 4), trials.archs))
+    assert found[0] == found[1]
+
+
+def straight() -> Predictor:
+    """An accuracy that is what the code says first, whatever the group."""
+    weight = np.zeros((1 + SPACE.encoding_size, 1), dtype=np.float32)
+    weight[1] = 1.0
+    return Predictor((weight,), (np.zeros(1, np.float32),))
+
+
+def test_the_best_that_fits_is_counted_for_every_requirement() -> None:
+    codes = np.zeros((3, SPACE.encoding_size), dtype=np.float32)
+    codes[:, 0] = (0.5, 0.4, 0.9)  # the second costs more and is worse: it is never taken
+    estimates = np.array([0.3, 0.3, 0.7], dtype=np.float32)
+    found = Provisional(straight(), estimates).choices([1.0, 10.0, 100.0], codes)
+    assert found == [3 * (STEPS - 1), 0, 3]
+
+
+def test_the_search_takes_of_every_requirement_the_most_often_taken_first(cut: Cut) -> None:
+    tails = Tails(SPACE, PIONEER, 1)
+    searches = [OnlineSearch(tails, straight(), candidates=10, seed=seed) for seed in range(3)]
+    found = Provisional(straight(), np.array([0.2, 0.2, 0.8], np.float32)).search(searches)
+    assert len(found) == len(set(found)) <= STEPS  # content does not count: one a requirement
+    assert SPACE.macs(found[0]) == searches[0].table_macs[0]
+
+
+def test_of_several_starts_the_best_is_taken(cut: Cut) -> None:
+    tails, predictor = Tails(SPACE, PIONEER, 1), straight()
+    searches = [
+        OnlineSearch(tails, predictor, entries=40, candidates=2, seed=seed) for seed in range(4)
+    ]
+    found = Provisional(predictor, np.array([0.5], np.float32)).search(searches)
+    unit = searches[0].pioneer_macs
+    wanted = []
+    for draw, macs in enumerate(requirements(searches[0].table_macs)):
+        picks = [search.search(0.5, macs, unit, draw=draw) for search in searches]
+        wanted.append(max(pick.accuracy for pick in picks))
+    got = predictor.accuracies(0.5, np.stack([SPACE.encode(arch) for arch in found]))
+    assert set(got.tolist()) == set(wanted)
+
+
+# --- the choice with picks ----------------------------------------------------------------------
+
+
+def test_those_most_often_picked_are_kept_after_the_fronts_ends() -> None:
+    #        front: 0, 1, 2, 4; the third is dominated
+    macs, accuracy = [1, 2, 3, 4, 5], [0.1, 0.3, 0.5, 0.4, 0.9]
+    assert choose(macs, accuracy, 3, picks=[0, 0, 1, 7, 0]) == [0, 3, 4]
+    assert choose(macs, accuracy, 4, picks=[0, 0, 1, 7, 0]) == [0, 2, 3, 4]
+
+
+def test_the_front_fills_up_what_was_picked() -> None:
+    macs, accuracy = [1, 2, 3, 4, 5], [0.1, 0.3, 0.5, 0.4, 0.9]
+    assert choose(macs, accuracy, 4, picks=[0, 0, 0, 1, 0]) in ([0, 1, 3, 4], [0, 2, 3, 4])
+
+
+@given(POINTS, st.integers(1, 16))
+def test_picks_of_nothing_leave_the_front(points: Points, count: int) -> None:
+    macs, accuracy = split(points)
+    assert choose(macs, accuracy, count, [0] * len(macs)) == choose(macs, accuracy, count)
+
+
+@given(POINTS, st.integers(1, 16), st.integers(0, 2**32))
+def test_picks_do_not_change_how_many_are_chosen(points: Points, count: int, seed: int) -> None:
+    macs, accuracy = split(points)
+    picks = np.random.default_rng(seed).integers(0, 3, len(macs)).tolist()
+    found = choose(macs, accuracy, count, picks)
+    assert len(found) == len(set(found)) == min(count, len(points))
+    assert [macs[i] for i in found] == sorted(macs[i] for i in found)
