@@ -20,10 +20,10 @@ import numpy as np
 from alternating import VERDICTS, finish, options, table, use_threads, with_folder
 from digits import GROUP_SIZE, digits_bundle, digits_stream
 from measuring import describe
-from opa_trt.evaluate.background import applications
 
 import opa_trt
 from opa_trt import Session
+from opa_trt.evaluate.background import applications
 from opa_trt.evaluate.stream import StreamGroup
 from opa_trt.store import EngineStore
 
