@@ -6,7 +6,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := dev,demo,build,openvino,onnxruntime,plots
+EXTRAS := dev,demo,build,openvino,onnxruntime,plots,legacy
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check clean

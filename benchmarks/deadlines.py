@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from alternating import VERDICTS, finish, options, table, use_threads, with_folder
+from alternating import VERDICTS, finish, options, table, use_threads, versions, with_folder
 from digits import GROUP_SIZE, digits_bundle, digits_stream
 from measuring import describe
 
@@ -67,12 +67,13 @@ def main() -> None:
     with opa_trt.load(path, backend=chosen.backend, threads=chosen.threads, store=store) as session:
         for load in chosen.loads:
             rows += under_load(session, load, stream, chosen)
-    finish(summary(rows) | {"backend": chosen.backend}, page, chosen, (chosen.backend,))
+        ran = session.backend
+    finish(summary(rows) | {"backend": ran}, page, chosen, versions(ran.split("+")))
 
 
 def _options() -> argparse.Namespace:
     parser = with_folder(options(__doc__ or ""))
-    parser.add_argument("--backend", default="openvino")
+    parser.add_argument("--backend", default="auto")
     parser.add_argument("--groups", type=int, default=1000, help="of each policy and deadline")
     parser.add_argument("--loads", type=int, nargs="+", default=list(LOADS))
     chosen = parser.parse_args()

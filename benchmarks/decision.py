@@ -125,13 +125,13 @@ def split(runs: int) -> dict[str, dict[str, float]]:
     knowledge, given = learned(nodes), views(16)
     logits = [view.logits for view in given if view.logits is not None]
     powers, read = [*map(ascending_powers, logits)], [*map(evidence, logits)]
-    model = knowledge.rightness["pioneer"]
+    estimator, model = knowledge.estimators["pioneer"], knowledge.rightness["pioneer"]
     codes = np.stack([knowledge.codes[name] for name in given[0].successors])
     right, table, sizes = [*map(model.probabilities, read)], given[0].latency_ms, given[0].batches
     parts: dict[str, dict[str, Callable[[int], Any]]] = {
         "opa": {
             "evidence (sorted)": lambda place: ascending_powers(logits[place % 16]),
-            "judgement": lambda place: knowledge.estimator.judged(powers[place % 16]),
+            "judgement": lambda place: estimator.judged(powers[place % 16]),
             "a prediction not yet known": lambda _: knowledge.predictor.accuracies(0.5, codes),
         },
         "opa_split": {

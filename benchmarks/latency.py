@@ -16,7 +16,7 @@ import contextlib
 from typing import Any
 
 import numpy as np
-from alternating import VERDICTS, finish, options, table, use_threads, with_folder
+from alternating import VERDICTS, finish, options, table, use_threads, versions, with_folder
 from digits import digits_bundle, digits_stream
 from measuring import describe
 
@@ -43,12 +43,13 @@ def main() -> None:
         for load in chosen.loads:
             with applications(load, "cpu", seconds=600) if load else contextlib.nullcontext():
                 rows += [one_row(session, load, batch, chosen.groups) for batch in BATCHES]
-    finish(summary(rows) | {"backend": chosen.backend}, page, chosen, (chosen.backend,))
+        ran = session.backend
+    finish(summary(rows) | {"backend": ran}, page, chosen, versions(ran.split("+")))
 
 
 def _options() -> argparse.Namespace:
     parser = with_folder(options(__doc__ or ""))
-    parser.add_argument("--backend", default="openvino")
+    parser.add_argument("--backend", default="auto")
     parser.add_argument("--groups", type=int, default=400, help="of each batch size and load")
     parser.add_argument("--loads", type=int, nargs="+", default=list(LOADS))
     chosen = parser.parse_args()

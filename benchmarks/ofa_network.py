@@ -290,8 +290,9 @@ def random_knowledge(nodes: Sequence[Node], classes: int, seed: int = 0) -> Know
         draw.standard_normal(shape).astype(np.float32) / np.float32(shape[0] ** 0.5)
         for shape in pairwise(sizes)
     ]
+    even = np.log(np.full(2, 0.5, np.float32))
     return Knowledge(
-        Estimator(np.log(np.full(2, 0.5, np.float32)), np.log(np.maximum(chances, 1e-9))),
+        {nodes[0].name: Estimator(even, np.log(np.maximum(chances, 1e-9)))},
         Predictor(tuple(layers), tuple(np.full(n, 0.1, np.float32) for n in sizes[1:])),
         codes,
     )

@@ -91,7 +91,7 @@ def measure(seconds: float) -> dict[str, Any]:
         place = turn[0] % 16
         logits = given[place].logits
         assert logits is not None
-        estimated = knowledge.estimator.accuracy(logits)
+        estimated = knowledge.estimators["pioneer"].accuracy(logits)
         search.search(estimated, required[place], search.pioneer_macs, draw=turn[0])
 
     def decision() -> None:

@@ -39,6 +39,10 @@ class Device(ABC):
         """A host tensor on this device, in the first rows of ``into`` where that is given."""
 
     @abstractmethod
+    def gather(self, tensor: Tensor, rows: npt.NDArray[np.int64], into: Tensor) -> Tensor:
+        """These rows of a tensor of this device, in ``into``, which has as many."""
+
+    @abstractmethod
     def download(self, tensor: Tensor) -> npt.NDArray[np.float32]:
         """A tensor of this device on the host, valid until the next download; waits for it."""
 
@@ -54,6 +58,11 @@ class Host(Device):
 
     def upload(self, tensor: Tensor, into: Tensor | None = None) -> Tensor:
         return tensor
+
+    def gather(self, tensor: Tensor, rows: npt.NDArray[np.int64], into: Tensor) -> Tensor:
+        # Not by torch, whose threads would go on spinning while the next engine's want the cores.
+        np.take(tensor.numpy(), rows, axis=0, out=into.numpy(), mode="clip")
+        return into
 
     def download(self, tensor: Tensor) -> npt.NDArray[np.float32]:
         array: npt.NDArray[np.float32] = tensor.detach().numpy()
@@ -84,6 +93,9 @@ class Cuda(Device):
         rows = into[: len(tensor)]
         rows.copy_(tensor)
         return rows
+
+    def gather(self, tensor: Tensor, rows: npt.NDArray[np.int64], into: Tensor) -> Tensor:
+        return torch.index_select(tensor, 0, torch.from_numpy(rows).to(self.name), out=into)
 
     def download(self, tensor: Tensor) -> npt.NDArray[np.float32]:
         pinned = self._room(tensor)

@@ -174,7 +174,7 @@ def random_images(count: int, seed: int = 0, side: int = SIDE) -> npt.NDArray[np
 
 
 def make_knowledge(nodes: tuple[Node, ...]) -> Knowledge:
-    """An estimator that trusts peaked logits, a predictor of 0.2 × estimate + 0.8 × quality, and
+    """Estimators that trust peaked logits, a predictor of 0.2 × estimate + 0.8 × quality, and
     the odds that a node is right: its confidence's own, and its successors' by their quality."""
     right = np.array([0.6, 0.1, 0.1, 0.1, 0.1], dtype=np.float32)
     wrong = np.full(5, 0.2, dtype=np.float32)
@@ -189,8 +189,11 @@ def make_knowledge(nodes: tuple[Node, ...]) -> Knowledge:
         bias = [4 * known[name].code[0] - 2 if known[name].code else 0.0 for name in names]
         if node.successors and names:
             rightness[node.name] = Rightness(tuple(names), weight, np.array(bias, np.float32))
+    even = np.log(np.array([0.5, 0.5], dtype=np.float32))
+    read = [node.name for node in nodes if node.successors] or [*known]
+    estimator = Estimator(even, np.log(np.stack([wrong, right])))
     return Knowledge(
-        Estimator(np.log(np.array([0.5, 0.5], dtype=np.float32)), np.log(np.stack([wrong, right]))),
+        dict.fromkeys(read, estimator),
         Predictor((same, same, same, last), (*[np.zeros(3, np.float32)] * 3, np.zeros(1, "f4"))),
         {node.name: np.array(node.code, dtype=np.float32) for node in nodes},
         rightness,

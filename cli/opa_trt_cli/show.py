@@ -84,6 +84,7 @@ def _facts(opened: Any, verified: list[dict[str, Any]] | None) -> dict[str, Any]
             {
                 "name": n.name,
                 "system": n.system,
+                "resolution": n.resolution,
                 "macs": n.macs,
                 "accuracy": n.accuracy,
                 "successors": n.successors,
@@ -112,6 +113,9 @@ def _print(opened: Any, verified: list[dict[str, Any]] | None) -> None:
     say(f"{len(manifest.files) + 1} files, {size / 1e6:.1f} MB, all with the right sha256")
     images = manifest.images
     say(f"images {images.size}×{images.size} {images.dtype}, {len(manifest.classes)} classes")
+    sides = sorted({node.resolution for node in manifest.nodes if node.resolution})
+    if len(sides) > 1:
+        say(f"networks at {', '.join(map(str, sides[:-1]))} and {sides[-1]} px")
     say(f"engines for {', '.join(engines)}, batches 1 to {manifest.max_batch}")
     forms = sorted({form for entry in manifest.segments.values() for form in entry.forms})
     say(f"portable forms: {', '.join(forms)}")
@@ -122,6 +126,7 @@ def _print(opened: Any, verified: list[dict[str, Any]] | None) -> None:
     say_table(
         (
             ("route", "left"),
+            ("px", "right"),
             ("M MACs", "right"),
             ("accuracy", "right"),
             (f"p50 ms, batch {largest}", "right"),
@@ -169,9 +174,10 @@ def _figures(row: dict[str, float], labels: Any) -> tuple[str, ...]:
     return tuple(f"{row[label]:.2f}" if label in row else "" for label in labels)
 
 
-def _route(opened: Any, route: Any, latency: dict[str, Any]) -> tuple[str, str, str, str]:
+def _route(opened: Any, route: Any, latency: dict[str, Any]) -> tuple[str, ...]:
     nodes = [opened.tree[name] for name in route.nodes]
     known = all(node.name in latency for node in nodes)
     ms = f"{sum(latency[node.name]['ms'][-1][0] for node in nodes):.2f}" if known else ""
     macs = sum(node.macs for node in nodes) / 1e6
-    return str(route), f"{macs:.2f}", f"{nodes[-1].accuracy:.1%}", ms
+    side = str(nodes[0].resolution or "")
+    return str(route), side, f"{macs:.2f}", f"{nodes[-1].accuracy:.1%}", ms

@@ -24,6 +24,13 @@ from opa_trt_cli import options
     metavar="FILE",
     help="Weights of the full network: the elastic phases begin with them.",
 )
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where the steps are computed.",
+)
 @options.threads
 @options.as_json
 def command(
@@ -33,6 +40,7 @@ def command(
     out: Path | None,
     steps: int | None,
     start_from: Path | None,
+    device: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -68,6 +76,7 @@ def command(
             data,
             skip_bad_images=skip_bad_images,
             start_from=start_from,
+            device=device,
             progress=lines,
         )
     if as_json:

@@ -16,7 +16,7 @@ from opa_trt.backends import Backend, Engine, backend, every_backend
 from opa_trt.backends.by_batch import joined
 from opa_trt.builder.contest import Contest, Outcome, Rival
 from opa_trt.builder.network import owners
-from opa_trt.builder.recipe import CompileRecipe
+from opa_trt.builder.recipe_tables import CompileRecipe
 from opa_trt.builder.work import Finding
 from opa_trt.clock import Clock
 from opa_trt.device import device

@@ -10,12 +10,11 @@ from itertools import combinations, pairwise
 import numpy as np
 from torch import nn
 
+from opa_trt.builder.entries import Entry, Family
 from opa_trt.builder.network import Cut, Exit, Pioneer
-from opa_trt.builder.recipe import BaselinesRecipe
+from opa_trt.builder.recipe_tables import BaselinesRecipe
 from opa_trt.supernet import Arch
 from opa_trt.tree import BRANCHYNET, CASCADE, FEATURES, IMAGES, LOGITS, WHOLE, Node
-
-PIONEER = "pioneer"
 
 
 @dataclass(frozen=True)
@@ -24,31 +23,39 @@ class Deployment:
     node; a node of another system may share it.
 
     Args:
-        cut: where pioneer and tails meet.
-        pioneer: its arch.
-        tails: their archs, by ascending MACs.
-        front: places of the tails that are on the Pareto front.
+        cut: where pioneers and tails meet.
+        families: the entries and their tails, by ascending resolution.
+        front: names of the tails on the Pareto front of all families, by ascending MACs.
         wanted: the systems beside ``opa``.
     """
 
     cut: Cut
-    pioneer: Arch
-    tails: Sequence[Arch]
-    front: Sequence[int]
+    families: Sequence[Family]
+    front: Sequence[str]
     wanted: BaselinesRecipe
 
+    @cached_property
+    def tails(self) -> dict[str, tuple[Entry, Arch]]:
+        """Every tail's entry and arch, by its name."""
+        return {
+            name: (family.entry, arch)
+            for family in self.families
+            for name, arch in family.by_name.items()
+        }
+
     @property
-    def tail_names(self) -> list[str]:
-        """``tail1`` (fewest MACs) …"""
-        return [f"tail{i + 1}" for i in range(len(self.tails))]
+    def largest(self) -> str:
+        """The largest tail of the largest resolution."""
+        return self.families[-1].tail_names[-1]
 
     @cached_property
-    def whole(self) -> dict[str, int]:
+    def whole(self) -> dict[str, str]:
         """The complete sub-networks, ``whole1`` (fewest MACs) …, and which tail each ends in."""
-        enough = len(self.front) >= self.wanted.whole
-        places = self.front if enough else range(len(self.tails))
-        chosen = (places[i] for i in spread(len(places), self.wanted.whole))
-        return {f"whole{i}": place for i, place in enumerate(chosen, 1)}
+        macs = self.cut.supernet.space.macs
+        ascending = sorted(self.tails, key=lambda name: macs(self.tails[name][1]))
+        ends = self.front if len(self.front) >= self.wanted.whole else ascending
+        chosen = (ends[i] for i in spread(len(ends), self.wanted.whole))
+        return {f"whole{i}": name for i, name in enumerate(chosen, 1)}
 
     @cached_property
     def exits(self) -> dict[str, slice]:
@@ -59,52 +66,54 @@ class Deployment:
         pieces = self.wanted.branchynet - 1
         if pieces < 1:
             return {}
-        macs = self.cut.part_macs(self.tails[-1])
+        macs = self.cut.part_macs(self.tails[self.largest][1])
         ways = ((0, *ends, len(macs)) for ends in combinations(range(1, len(macs)), pieces - 1))
         best = min(ways, key=lambda way: max(sum(macs[a:b]) for a, b in pairwise(way)))
         return {f"exit{i}": slice(a, b) for i, (a, b) in enumerate(pairwise(best), 2)}
 
     def modules(
         self,
-        pioneer: Pioneer,
+        pioneers: Mapping[str, Pioneer],
         tails: Mapping[str, nn.Sequential],
         heads: Mapping[str, nn.Sequential],
     ) -> dict[str, nn.Module]:
-        """Every segment's module, of the calibrated parts; ``heads`` are the exits'."""
-        names, largest = self.tail_names, tails[self.tail_names[-1]]
-        wholes = {
-            name: nn.Sequential(pioneer.preprocess, pioneer.trunk, tails[names[place]])
-            for name, place in self.whole.items()
-        }
-        pieces = [*largest]
+        """Every segment's module, of the calibrated parts by name; ``heads`` are the exits'."""
+        wholes: dict[str, nn.Module] = {}
+        for name, tail in self.whole.items():
+            pioneer = pioneers[self.tails[tail][0].name]
+            wholes[name] = nn.Sequential(pioneer.preprocess, pioneer.trunk, tails[tail])
+        pieces = [*tails[self.largest]]
         bodies = {name: nn.Sequential(*pieces[parts]) for name, parts in self.exits.items()}
         exits = {
             name: Exit(body, heads[name]) if name in heads else body
             for name, body in bodies.items()
         }
-        return {PIONEER: pioneer, **tails, **wholes, **exits}
+        return {**pioneers, **tails, **wholes, **exits}
 
-    def nodes(self, pioneer_macs: int, head_macs: Mapping[str, int]) -> tuple[Node, ...]:
+    def nodes(
+        self, pioneer_macs: Mapping[str, int], head_macs: Mapping[str, int]
+    ) -> tuple[Node, ...]:
         """Every system's nodes, parents first; their accuracy is not known yet.
 
         Args:
-            pioneer_macs: its exit head included.
+            pioneer_macs: of every pioneer, its exit head included.
             head_macs: of the heads of the exits after it, by node.
         """
         return (
-            *self._opa(pioneer_macs),
+            *(node for family in self.families for node in self._opa(family, pioneer_macs)),
             *self._whole(),
             *self._cascade(),
             *self._branchynet(pioneer_macs, head_macs),
         )
 
-    def _opa(self, macs: int) -> Iterator[Node]:
-        names, side = self.tail_names, self.pioneer.resolution
-        outputs, code = (FEATURES, LOGITS), self._code(self.pioneer)
-        yield Node(PIONEER, PIONEER, IMAGES, outputs, tuple(names), side, code, macs)
-        for name, arch in zip(names, self.tails, strict=True):
+    def _opa(self, family: Family, pioneer_macs: Mapping[str, int]) -> Iterator[Node]:
+        entry, names = family.entry, family.tail_names
+        outputs, code = (FEATURES, LOGITS), self._code(entry.pioneer)
+        macs = pioneer_macs[entry.name]
+        yield Node(entry.name, entry.name, IMAGES, outputs, tuple(names), entry.side, code, macs)
+        for name, arch in family.by_name.items():
             macs, code = self.cut.tail_macs(arch), self._code(arch)
-            yield Node(name, name, FEATURES, (LOGITS,), (), side, code, macs)
+            yield Node(name, name, FEATURES, (LOGITS,), (), entry.side, code, macs)
 
     def _whole(self) -> Iterator[Node]:
         for name in self.whole:
@@ -118,29 +127,34 @@ class Deployment:
             yield self._complete(name, segment, CASCADE, tuple(names[place : place + 1]))
 
     def _complete(self, name: str, segment: str, system: str, successors: tuple[str, ...]) -> Node:
-        arch = self.tails[self.whole[segment]]
+        arch = self.tails[self.whole[segment]][1]
         macs = self.cut.supernet.space.macs(arch)
         side, code = arch.resolution, self._code(arch)
         return Node(
             name, segment, IMAGES, (LOGITS,), successors, side, code, macs, system=system
         )  # fmt: skip
 
-    def _branchynet(self, pioneer_macs: int, head_macs: Mapping[str, int]) -> Iterator[Node]:
+    def _branchynet(
+        self, pioneer_macs: Mapping[str, int], head_macs: Mapping[str, int]
+    ) -> Iterator[Node]:
         if not self.exits:
             return
-        arch, names = self.tails[-1], ["exit1", *self.exits]
-        side, code, parts = arch.resolution, self._code(arch), self.cut.part_macs(arch)
+        (entry, arch), names = self.tails[self.largest], ["exit1", *self.exits]
+        code, parts = self._code(arch), self.cut.part_macs(arch)
         for place, name in enumerate(names, 1):
             after, first = tuple(names[place : place + 1]), name not in self.exits
-            macs = pioneer_macs if first else sum(parts[self.exits[name]]) + head_macs.get(name, 0)
+            if first:
+                macs = pioneer_macs[entry.name]
+            else:
+                macs = sum(parts[self.exits[name]]) + head_macs.get(name, 0)
             yield Node(
                 name,
-                PIONEER if first else name,
+                entry.name if first else name,
                 IMAGES if first else FEATURES,
                 (FEATURES, LOGITS) if after else (LOGITS,),
                 after,
-                side,
-                self._code(self.pioneer) if first else code,
+                entry.side,
+                self._code(entry.pioneer) if first else code,
                 macs,
                 system=BRANCHYNET,
             )

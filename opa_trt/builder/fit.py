@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -94,27 +94,34 @@ def draw_groups(
     Returns:
         ``estimated [G] float32`` and ``accuracy [G, T] float32``.
     """
-    draw = np.random.default_rng([seed, 31])
     judged = estimator.right(records.logits)
     right = np.stack([records.right[name] for name in tails])
-    kinds = np.unique(records.condition)
-    members = {kind: np.flatnonzero(records.condition == kind) for kind in kinds}
-    estimated, accuracy = [], []
-    for _ in range(groups):
+    rows = draw_rows(records.condition, groups=groups, size=size, seed=seed)
+    accuracy = np.stack([right[:, group].mean(axis=1) for group in rows])
+    return Groups(judged[rows].mean(axis=1).astype(np.float32), accuracy.astype(np.float32))
+
+
+def draw_rows(
+    condition: npt.NDArray[np.int64], *, groups: int, size: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """``[groups, size] int64`` rows of a pool whose conditions are ``[N]``; each group mixes one
+    to three of them."""
+    draw = np.random.default_rng([seed, 31])
+    kinds = np.unique(condition)
+    members = {kind: np.flatnonzero(condition == kind) for kind in kinds}
+    found = np.empty((groups, size), dtype=np.int64)
+    for row in found:
         mix = draw.choice(kinds, size=min(len(kinds), int(draw.integers(1, 4))), replace=False)
         pool = np.concatenate([members[kind] for kind in mix])
-        rows = draw.choice(pool, size=size, replace=len(pool) < size)
-        estimated.append(judged[rows].mean())
-        accuracy.append(right[:, rows].mean(axis=1))
-    return Groups(np.array(estimated, np.float32), np.array(accuracy, np.float32))
+        row[:] = draw.choice(pool, size=size, replace=len(pool) < size)
+    return found
 
 
-def fit_predictor(groups: Groups, codes: Floats, *, seed: int) -> Predictor:
+def fit_predictor(lessons: Sequence[tuple[Groups, Floats]], *, seed: int) -> Predictor:
     """Three layers of 124: (estimated pioneer accuracy, arch) to accuracy (OPA, IV-C).
 
     Args:
-        groups: what to learn from.
-        codes: ``[T, E] float32`` archs of the tails.
+        lessons: of every pioneer its groups, and the archs ``[T, E] float32`` of its tails.
         seed: of weights and batches.
 
     Raises:
@@ -125,16 +132,17 @@ def fit_predictor(groups: Groups, codes: Floats, *, seed: int) -> Predictor:
         from sklearn.neural_network import MLPRegressor
     except ImportError as exc:
         raise _sklearn_missing() from exc
+    rows = [_rows(groups, codes) for groups, codes in lessons]
+    inputs, targets = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     model = MLPRegressor(
         hidden_layer_sizes=LAYERS,
         alpha=DECAY,
         learning_rate_init=1e-3,
-        batch_size=min(256, groups.accuracy.size),
+        batch_size=min(256, len(targets)),
         max_iter=ROUNDS,
         tol=1e-5,
         random_state=seed,
     )
-    inputs, targets = _rows(groups, codes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # so many rounds, by design
         model.fit(inputs, targets)

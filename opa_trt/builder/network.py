@@ -85,18 +85,20 @@ def walk(
 ) -> Iterator[tuple[Node, Tensor, dict[str, Tensor]]]:
     """Every node of a tree whose parents come first, what it reads, and what it gives by name.
 
-    ``modules`` are the segments'; one that several nodes share runs once.
+    ``modules`` are the segments'; one that several nodes share runs once on what they all read.
     """
     given: dict[str, dict[str, Tensor]] = {}
+    known: dict[tuple[str, int], dict[str, Tensor]] = {}  # by segment, and what it reads
     for node in tree.nodes.values():
         source = images
         if node.source != IMAGES:
-            source = given[tree[tree.parents[node.name]].segment][FEATURES]
-        if node.segment not in given:
+            source = given[tree.parents[node.name]][FEATURES]
+        if (node.segment, id(source)) not in known:
             made = modules[node.segment](source)
             values = made if isinstance(made, tuple) else (made,)
-            given[node.segment] = dict(zip(node.outputs, values, strict=True))
-        yield node, source, given[node.segment]
+            known[node.segment, id(source)] = dict(zip(node.outputs, values, strict=True))
+        given[node.name] = known[node.segment, id(source)]
+        yield node, source, given[node.name]
 
 
 def owners(tree: Tree) -> dict[str, Node]:

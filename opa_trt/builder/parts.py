@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from opa_trt.backends import backend
-from opa_trt.builder import pooling
 from opa_trt.builder.canary import canary_arrays
 from opa_trt.builder.chains import fit_chain
 from opa_trt.builder.compiling import AUTO
-from opa_trt.builder.deployment import PIONEER, Deployment
+from opa_trt.builder.deployment import Deployment
+from opa_trt.builder.entries import Entry, Family, Shape, make_entries
 from opa_trt.builder.network import Cut, Pioneer, owners
+from opa_trt.builder.pooling import Pools
 from opa_trt.builder.recipe import Recipe
-from opa_trt.builder.sources import source_of
 from opa_trt.builder.work import Finding
 from opa_trt.clock import Clock
 from opa_trt.errors import RecipeError
@@ -30,8 +30,7 @@ from opa_trt.store import EngineStore
 from opa_trt.supernet import Arch, Supernet, load
 from opa_trt.supernet.fold import fold
 from opa_trt.supernet.preprocess import Preprocess
-from opa_trt.training.batches import Source
-from opa_trt.training.data import Images, Splits
+from opa_trt.training.data import Splits
 from opa_trt.training.exit_head import exit_head
 from opa_trt.tree import (
     BRANCHYNET,
@@ -79,25 +78,15 @@ class Parts:
         """
         return self.recipe.named_checkpoint()
 
-    @cached_property
-    def source(self) -> Source:
-        """How images become inputs."""
-        return source_of(self.recipe)
-
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
         return self.splits.train.classes
 
     @cached_property
-    def choosing(self) -> Images:
-        """The images that tails are chosen on: one half of those held out from training."""
-        return self.splits.fit.select(np.arange(0, len(self.splits.fit), 2))
-
-    @cached_property
-    def fitting(self) -> Images:
-        """The images that predictors are fitted on: the other half."""
-        return self.splits.fit.select(np.arange(1, len(self.splits.fit), 2))
+    def pools(self) -> Pools:
+        """What is drawn from the images."""
+        return Pools(self.recipe, self.splits)
 
     @cached_property
     def supernet(self) -> Supernet:
@@ -106,9 +95,20 @@ class Parts:
         return load(self.checkpoint, expected=space)
 
     @cached_property
+    def shape(self) -> Shape:
+        """What every pioneer is made of: what the recipe says, or else what the study chose."""
+        if self.recipe.pioneer.stages:
+            return Shape.of(self.recipe.pioneer)
+        return Shape(**self.found["study"].facts["choice"])
+
+    @cached_property
     def cut(self) -> Cut:
-        """Where pioneer and tails meet."""
-        stages, total = self.recipe.pioneer.stages, len(self.supernet.space.slots)
+        """Where pioneers and tails meet.
+
+        Raises:
+            RecipeError: after the last stage, or with fewer stages left than exits asked for.
+        """
+        stages, total = self.shape.stages, len(self.supernet.space.slots)
         if stages >= total:
             message = f"pioneer.stages = {stages}."
             raise RecipeError(message, expected=f"fewer than the space's {total}.")
@@ -118,97 +118,60 @@ class Parts:
         return Cut(self.supernet, stages)
 
     @cached_property
-    def pioneer_arch(self) -> Arch:
-        """The pioneer's choices (what follows its stages is the smallest)."""
-        space, wanted = self.supernet.space, self.recipe.pioneer
-        side = wanted.resolution or space.resolutions[-1]
-        whole = space.arch(
-            resolution=side,
-            depths=wanted.depth,
-            kernel_sizes=wanted.kernel_size if space.kernel_choices else None,
-            expand_ratios=wanted.expand_ratio,
-        )
-        return space.graft(whole, space.smallest(side), wanted.stages)
+    def entries(self) -> list[Entry]:
+        """A pioneer for each resolution, ascending.
 
-    @property
-    def side(self) -> int:
-        """The resolution that the network reads."""
-        return self.pioneer_arch.resolution
+        Raises:
+            RecipeError, ArchError: as ``make_entries`` says.
+        """
+        return make_entries(self.supernet.space, self.shape, self.recipe.pioneer.resolutions)
 
-    def assemble(self, trunk: nn.Sequential, head: nn.Sequential) -> Pioneer:
-        """The pioneer's module, with the recipe's preprocessing in front."""
+    def assemble(self, trunk: nn.Sequential, head: nn.Sequential, side: int) -> Pioneer:
+        """A pioneer's module, with the recipe's preprocessing in front."""
         data = self.recipe.data
         preprocess = Preprocess(
-            data.size, self.side, data.mean, data.std, bytes_in=not data.float_images
+            data.size, side, data.mean, data.std, bytes_in=not data.float_images
         )
         return Pioneer(preprocess, trunk, head)
-
-    def calibration(self, limit: int) -> list[Tensor]:
-        """At most ``limit`` normalised training inputs, in calibration batches."""
-        batch = self.recipe.calibrate.batch
-        return list(
-            self.source.inputs(self.splits.train, limit, batch, self.side, self.recipe.seed)
-        )
-
-    @cached_property
-    def choosing_pool(self) -> tuple[pooling.Pixels, pooling.Ints, pooling.Ints]:
-        """Pixels, labels and conditions that candidates are compared on."""
-        recipe = self.recipe
-        return pooling.draw(self.choosing, self.source, recipe.tails.images, recipe.seed)
-
-    @cached_property
-    def choosing_inputs(self) -> tuple[list[Tensor], Tensor]:
-        """Inputs (in batches) and labels that candidates are compared on."""
-        pixels, labels, _ = self.choosing_pool
-        parts = torch.split(torch.from_numpy(pixels), self.recipe.calibrate.batch)
-        inputs = [self.source.tensor(part.numpy(), self.side) for part in parts]
-        return inputs, torch.from_numpy(labels)
-
-    def example(self) -> Tensor:
-        """Two images as the pioneer reads them."""
-        return pooling.as_input(self.splits.train.pixels[:2].copy(), self.recipe.data.float_images)
 
     # --- from what stages found -----------------------------------------------------------------
 
     @cached_property
-    def pioneer(self) -> Pioneer:
-        """The calibrated pioneer with its trained exit head."""
-        found = self.found["pioneer"]
-        width = self.recipe.pioneer.head_width
-        head = exit_head(int(found.facts["channels"]), width, len(self.classes))
-        module = self.assemble(self.cut.trunk(self.pioneer_arch), head)
-        module.load_state_dict({k: torch.from_numpy(v) for k, v in found.arrays.items()})
-        return module.eval().requires_grad_(False)
+    def pioneers(self) -> dict[str, Pioneer]:
+        """Every entry's calibrated pioneer with its trained exit head, by name."""
+        found, width, made = self.found["pioneer"], self.recipe.pioneer.head_width, {}
+        for entry in self.entries:
+            channels = int(found.facts["entries"][entry.name]["channels"])
+            head = exit_head(channels, width, len(self.classes))
+            module = self.assemble(self.cut.trunk(entry.pioneer), head, entry.side)
+            module.load_state_dict(_below(f"{entry.name}/", found.arrays.items()))
+            made[entry.name] = module.eval().requires_grad_(False)
+        return made
 
     @cached_property
-    def archs(self) -> list[Arch]:
-        """The chosen tails' archs, by ascending MACs."""
-        return [Arch.from_dict(values) for values in self.found["tails"].facts["archs"]]
+    def pioneer_macs(self) -> dict[str, int]:
+        """Of every pioneer, its exit head included."""
+        rows = self.found["pioneer"].facts["entries"]
+        return {name: int(row["macs"]) for name, row in rows.items()}
+
+    @cached_property
+    def families(self) -> list[Family]:
+        """Every entry with its chosen tails."""
+        archs = self.found["tails"].facts["archs"]
+        return [Family(e, tuple(map(Arch.from_dict, archs[e.name]))) for e in self.entries]
 
     @cached_property
     def deployment(self) -> Deployment:
         """What is deployed, and where the archs of the systems beside ``opa`` come from."""
-        layers = self.found["tails"].facts["layers"]
-        front = [place for place, layer in enumerate(layers) if layer == 0]
-        return Deployment(self.cut, self.pioneer_arch, self.archs, front, self.recipe.baselines)
-
-    @property
-    def tail_names(self) -> list[str]:
-        """``tail1`` (fewest MACs) …"""
-        return self.deployment.tail_names
-
-    @property
-    def nodes(self) -> list[str]:
-        """Names of ``opa``'s nodes, the pioneer first."""
-        return [PIONEER, *self.tail_names]
+        front = self.found["tails"].facts["front"]
+        return Deployment(self.cut, self.families, front, self.recipe.baselines)
 
     @cached_property
     def tree(self) -> Tree:
         """Every system's nodes, parents first."""
-        head_macs = {
-            k: row["head_macs"] for k, row in self.found["calibrate"].facts["exits"].items()
-        }
-        return Tree(self.deployment.nodes(int(self.found["pioneer"].facts["macs"]), head_macs))
+        exits = self.found["calibrate"].facts["exits"]
+        head_macs = {name: row["head_macs"] for name, row in exits.items()}
+        return Tree(self.deployment.nodes(self.pioneer_macs, head_macs))
 
     @cached_property
     def owners(self) -> dict[str, Node]:
@@ -219,11 +182,11 @@ class Parts:
     def modules(self) -> dict[str, nn.Module]:
         """Every segment's calibrated module, by its name."""
         found, tails = self.found["calibrate"], {}
-        for name, arch in zip(self.tail_names, self.archs, strict=True):
+        for name, (_, arch) in self.deployment.tails.items():
             tails[name] = self.cut.tail(arch)
             tails[name].load_state_dict(_below(f"{name}/", found.arrays.items()))
         heads = {name: self._head(name, row) for name, row in found.facts["exits"].items()}
-        return self.deployment.modules(self.pioneer, tails, heads)
+        return self.deployment.modules(self.pioneers, tails, heads)
 
     def _head(self, exit: str, facts: Mapping[str, Any]) -> nn.Sequential:
         width = self.recipe.pioneer.head_width
@@ -273,7 +236,7 @@ class Parts:
     def canary(self) -> dict[str, np.ndarray[Any, Any]]:
         """Seeded noise and what every folded module makes of it."""
         batches = (1, self.recipe.compile.max_batch)
-        images = self.segments[PIONEER].inputs[0]
+        images = self._spec(IMAGES, "")
         return canary_arrays(self.tree, self.folded, images, batches, self.recipe.seed)
 
     @cached_property

@@ -18,7 +18,7 @@ from itertools import zip_longest
 import numpy as np
 import numpy.typing as npt
 
-from opa_trt.builder.deployment import PIONEER
+from opa_trt.builder.entries import PIONEER
 from opa_trt.builder.fit import Floats, Records, draw_groups, fit_estimator, fit_predictor
 from opa_trt.builder.tails import Trials, candidates
 from opa_trt.policies import Estimator, Predictor
@@ -140,7 +140,9 @@ def fit_provisional(trials: Trials, setting: Setting) -> Provisional:
         size=setting.group_size,
         seed=setting.seed,
     )
-    return Provisional(fit_predictor(groups, _codes(trials), seed=setting.seed), groups.estimated)
+    return Provisional(
+        fit_predictor([(groups, _codes(trials))], seed=setting.seed), groups.estimated
+    )
 
 
 def try_picks(trials: Trials, setting: Setting, count: int) -> list[int]:

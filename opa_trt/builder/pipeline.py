@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from opa_trt import __version__
 from opa_trt.builder.compiling import rivals_of
+from opa_trt.builder.entries import check_sides
 from opa_trt.builder.packing import pack_bundle
 from opa_trt.builder.parts import Parts
 from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import load_splits
-from opa_trt.builder.stages import STAGES
-from opa_trt.builder.work import Work
+from opa_trt.builder.stages import stages_of
+from opa_trt.builder.study_shapes import most_stages
+from opa_trt.builder.work import Finding, Work
 from opa_trt.bundle import Manifest, check_place
 from opa_trt.clock import Clock, MonotonicClock
 from opa_trt.progress import Progress
@@ -68,8 +71,8 @@ def build(
     torch.set_num_threads(parts.threads)
     _check(parts)
     work = Work(out.with_name(f"{out.name}.work"), _key(parts))
-    for stage in STAGES:
-        _run(stage, parts, work)
+    for stage, find in stages_of(recipe).items():
+        _run(stage, find, parts, work)
     progress.start("pack")
     manifest = pack_bundle(parts, out)
     size = sum(entry.size for entry in manifest.files.values())
@@ -80,17 +83,22 @@ def build(
 
 def _check(parts: Parts) -> None:
     """Tell what cannot be built before any stage has run."""
-    parts.cut.trunk_macs(parts.pioneer_arch)
+    if parts.recipe.pioneer.stages:
+        for entry in parts.entries:
+            parts.cut.trunk_macs(entry.pioneer)
+    else:
+        check_sides(parts.supernet.space, parts.recipe.pioneer.resolutions)
+        most_stages(parts.supernet.space, parts.recipe)
     rivals_of(parts.recipe.compile, parts.threads)
     require_onnx()
 
 
-def _run(stage: str, parts: Parts, work: Work) -> None:
+def _run(stage: str, find: Callable[[Parts], Finding], parts: Parts, work: Work) -> None:
     """Take up what a stage found before, or run it and keep what it finds."""
     known = work.load(stage)
     parts.progress.start(stage)
     if known is None:
-        known = STAGES[stage](parts)
+        known = find(parts)
         work.save(stage, known)
         line = known.line
     else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +12,9 @@ import torch
 from torch import Tensor
 
 from opa_trt.builder.recipe import Recipe
+from opa_trt.builder.sources import source_of
 from opa_trt.training.batches import Source
-from opa_trt.training.data import Images
+from opa_trt.training.data import Images, Splits
 from opa_trt.training.degrade import degrade
 
 Pixels = npt.NDArray[np.uint8]
@@ -72,3 +75,47 @@ def as_input(pixels: Pixels, floats: bool) -> Tensor:
 def _parts(pixels: Pixels) -> Iterator[Pixels]:
     for start in range(0, len(pixels), BATCH):
         yield pixels[start : start + BATCH]
+
+
+@dataclass(frozen=True)
+class Pools:
+    """What is drawn from a recipe's images, at any resolution."""
+
+    recipe: Recipe
+    splits: Splits
+
+    @cached_property
+    def source(self) -> Source:
+        """How images become inputs."""
+        return source_of(self.recipe)
+
+    @cached_property
+    def choosing(self) -> Images:
+        """The images that tails are chosen on: one half of those held out from training."""
+        return self.splits.fit.select(np.arange(0, len(self.splits.fit), 2))
+
+    @cached_property
+    def fitting(self) -> Images:
+        """The images that predictors are fitted on: the other half."""
+        return self.splits.fit.select(np.arange(1, len(self.splits.fit), 2))
+
+    def calibration(self, side: int, limit: int) -> list[Tensor]:
+        """At most ``limit`` normalised training inputs, in calibration batches."""
+        batch, seed = self.recipe.calibrate.batch, self.recipe.seed
+        return list(self.source.inputs(self.splits.train, limit, batch, side, seed))
+
+    @cached_property
+    def choosing_pool(self) -> tuple[Pixels, Ints, Ints]:
+        """Pixels, labels and conditions that candidates are compared on."""
+        return draw(self.choosing, self.source, self.recipe.tails.images, self.recipe.seed)
+
+    def choosing_inputs(self, side: int) -> tuple[list[Tensor], Tensor]:
+        """Inputs (in batches) and labels that candidates are compared on."""
+        pixels, labels, _ = self.choosing_pool
+        parts = torch.split(torch.from_numpy(pixels), self.recipe.calibrate.batch)
+        inputs = [self.source.tensor(part.numpy(), side) for part in parts]
+        return inputs, torch.from_numpy(labels)
+
+    def example(self) -> Tensor:
+        """Two images as a bundle takes them."""
+        return as_input(self.splits.train.pixels[:2].copy(), self.recipe.data.float_images)

@@ -14,6 +14,16 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from opa_trt.builder.recipe_tables import (
+    BaselinesRecipe,
+    CalibrateRecipe,
+    CompileRecipe,
+    DataRecipe,
+    FitRecipe,
+    MeasureRecipe,
+    PioneerRecipe,
+    TailsRecipe,
+)
 from opa_trt.errors import (
     CheckpointError,
     ConfigError,
@@ -35,7 +45,6 @@ CHOICES: dict[str, tuple[object, ...]] = {
 POSITIVE = (
     "data.size",
     "data.std",
-    "pioneer.stages",
     "pioneer.head_width",
     "pioneer.images",
     "pioneer.epochs",
@@ -51,102 +60,8 @@ POSITIVE = (
     "fit.groups",
     "fit.group_size",
 )
-NOT_NEGATIVE = ("seed", "pioneer.resolution", "compile.threads")
+NOT_NEGATIVE = ("seed", "pioneer.stages", "compile.threads")
 SHARES = ("data.holdout", "data.clean")
-
-
-@dataclass(frozen=True)
-class DataRecipe:
-    """Where images come from. ``source`` is ``digits`` or ``folder`` (then ``--data`` names it)."""
-
-    source: str = "folder"
-    size: int = 32
-    holdout: float = 0.1
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    degradations: tuple[str, ...] = ()
-    clean: float = 0.25
-    float_images: bool = False
-
-    @property
-    def dtype(self) -> str:
-        """Of the images that a bundle takes."""
-        return "float32" if self.float_images else "uint8"
-
-
-@dataclass(frozen=True)
-class PioneerRecipe:
-    """The pioneer: its stages' choices and the training of its exit head."""
-
-    stages: int = 2
-    resolution: int = 0
-    depth: int = 2
-    kernel_size: int = 3
-    expand_ratio: float = 4.0
-    head_width: int = 128
-    images: int = 4000
-    epochs: int = 15
-    learning_rate: float = 3e-3
-
-
-@dataclass(frozen=True)
-class TailsRecipe:
-    """How many tails, out of how many candidates measured on how many images."""
-
-    count: int = 12
-    candidates: int = 48
-    images: int = 1000
-
-
-@dataclass(frozen=True)
-class CalibrateRecipe:
-    """Batch-norm calibration: the batch size matters (OFA's is 200)."""
-
-    images: int = 2000
-    batch: int = 200
-
-
-@dataclass(frozen=True)
-class CompileRecipe:
-    """Backends (``auto``: the fastest for each segment), precision, batch range, threads.
-
-    ``precision`` holds for backends that have it; others compile for fp32. 0 threads: all cores.
-    """
-
-    backends: tuple[str, ...] = ("auto",)
-    precision: str = "fp32"
-    max_batch: int = 128
-    threads: int = 0
-
-
-@dataclass(frozen=True)
-class MeasureRecipe:
-    """Batch buckets of the latency profile and the seconds spent on each engine and bucket."""
-
-    buckets: tuple[int, ...] = (1, 8, 32, 64, 128)
-    seconds: float = 0.3
-
-
-@dataclass(frozen=True)
-class FitRecipe:
-    """Images (drawn anew with degradations), groups and group size for estimator and predictor."""
-
-    images: int = 4000
-    groups: int = 400
-    group_size: int = 100
-
-
-@dataclass(frozen=True)
-class BaselinesRecipe:
-    """What ``opa`` is compared with, in the same bundle; 0 leaves a system out.
-
-    ``whole`` complete sub-networks, a ``cascade`` of some of them, and ``branchynet`` exits along
-    the largest tail's network.
-    """
-
-    whole: int = 0
-    cascade: int = 0
-    branchynet: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,15 +72,15 @@ class Recipe:
     space: Mapping[str, Any]
     seed: int = 0
     checkpoint: str = ""
-    data: DataRecipe = DataRecipe()
+    data: DataRecipe = field(default_factory=DataRecipe)
     training: TrainingPlan = field(default_factory=TrainingPlan)
-    pioneer: PioneerRecipe = PioneerRecipe()
-    tails: TailsRecipe = TailsRecipe()
-    calibrate: CalibrateRecipe = CalibrateRecipe()
-    compile: CompileRecipe = CompileRecipe()
-    measure: MeasureRecipe = MeasureRecipe()
-    fit: FitRecipe = FitRecipe()
-    baselines: BaselinesRecipe = BaselinesRecipe()
+    pioneer: PioneerRecipe = field(default_factory=PioneerRecipe)
+    tails: TailsRecipe = field(default_factory=TailsRecipe)
+    calibrate: CalibrateRecipe = field(default_factory=CalibrateRecipe)
+    compile: CompileRecipe = field(default_factory=CompileRecipe)
+    measure: MeasureRecipe = field(default_factory=MeasureRecipe)
+    fit: FitRecipe = field(default_factory=FitRecipe)
+    baselines: BaselinesRecipe = field(default_factory=BaselinesRecipe)
     folder: Path = field(default=Path(), compare=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -302,6 +217,10 @@ def _check(recipe: Recipe, origin: str) -> None:
         if len(values) != 3:
             msg = f"{origin}: {key} has {len(values)} entries."
             raise RecipeError(msg, expected="3: red, green, blue.")
+    sides = recipe.pioneer.resolutions
+    if len(set(sides)) < len(sides):
+        msg = f"{origin}: pioneer.resolutions = {list(sides)}."
+        raise RecipeError(msg, expected="every resolution once.")
     _check_numbers(recipe, origin)
 
 
@@ -327,9 +246,10 @@ def _check_numbers(recipe: Recipe, origin: str) -> None:
 
 
 def _check_baselines(recipe: Recipe, origin: str) -> None:
-    wanted, tails = recipe.baselines, recipe.tails.count
+    wanted = recipe.baselines
+    tails = recipe.tails.count * max(1, len(recipe.pioneer.resolutions))
     for key, found, fits, expected in (
-        ("whole", wanted.whole, 2 <= wanted.whole <= tails, f"2 to tails.count, which is {tails}."),
+        ("whole", wanted.whole, 2 <= wanted.whole <= tails, f"2 to all tails, which are {tails}."),
         (
             "cascade", wanted.cascade, wanted.cascade <= wanted.whole,
             f"at most baselines.whole, which is {wanted.whole}: they share its networks.",

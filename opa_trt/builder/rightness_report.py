@@ -17,6 +17,7 @@ Floats = npt.NDArray[np.float32]
 Rights = npt.NDArray[np.bool_]
 BINS = 10  # of equally many images, for the calibration error
 PARTS = 50  # sizes of a share of all images that are tried
+STEPS = 20  # of the shares in ``shares``
 LEAST = 1e-6  # probability: one image that was thought impossible must not decide a mean
 
 
@@ -30,6 +31,8 @@ def report_rightness(
     bins of equally many images. ``gain`` is by what share more images are right when each image
     stops or goes to one tail, than when all do what is best for all, at the MACs of each tail for
     all of the images (``gains``, by tail; ``gain`` is their mean). Both choose by the model.
+    ``shares`` is what share of all images is right when those that are believed to gain most go to
+    a tail, by tail: at 0, 1 ... ``STEPS`` of ``STEPS`` parts sent on.
 
     Args:
         model: of ``pioneer`` (its first node) and tails.
@@ -49,6 +52,10 @@ def report_rightness(
         ),
         "gain": float(np.mean(gains)) if gains else 0.0,
         "gains": dict(zip(model.nodes[1:], gains, strict=True)),
+        "shares": {
+            name: _shares(believed[:, place] - believed[:, 0], right[:, 0], right[:, place])
+            for place, name in enumerate(model.nodes[1:], start=1)
+        },
     }
 
 
@@ -66,6 +73,16 @@ def calibration_error(believed: Floats, right: Rights) -> float:
 def _log_loss(believed: Any, right: Rights) -> float:
     sure = np.clip(np.where(right, believed, 1 - believed), LEAST, 1)
     return float(-np.log(sure).mean())
+
+
+def _shares(gain: Floats, here: Rights, there: Rights) -> list[float]:
+    """How many are right when ever more images go on, those of the largest ``gain`` first."""
+    order = np.argsort(-gain, kind="stable")
+    more = np.cumsum(there[order].astype(np.int64) - here[order])
+    known = np.concatenate([[0], more]) + np.count_nonzero(here)
+    sent = [round(len(gain) * step / STEPS) for step in range(STEPS + 1)]
+    shares: list[float] = (known[sent] / len(gain)).tolist()
+    return shares
 
 
 def _gains(believed: Floats, right: Rights, macs: Sequence[int]) -> list[float]:

@@ -12,6 +12,7 @@ from opa_trt import __version__
 from opa_trt.builder.outputs import check_output
 from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import load_splits, source_of
+from opa_trt.device import CPU
 from opa_trt.progress import Progress
 from opa_trt.supernet import load, read_notes, save
 from opa_trt.training.data import Images
@@ -25,6 +26,7 @@ def train_recipe(
     *,
     skip_bad_images: bool = False,
     start_from: Path | None = None,
+    device: str = CPU,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Train what ``recipe`` describes and write its weights to ``out`` in half precision.
@@ -38,6 +40,7 @@ def train_recipe(
         skip_bad_images: leave out images that cannot be decoded.
         start_from: weights of the full network, as this function writes them: the full phase is
             left out. They are read again when a stopped run goes on.
+        device: ``cpu`` or ``cuda``, where the steps are computed.
         progress: hears of phases and steps.
 
     Returns:
@@ -68,16 +71,21 @@ def train_recipe(
         folder,
         seed=recipe.seed,
         start=start,
+        device=device,
         progress=progress,
     )
-    notes = _notes(recipe, splits.train, state.log, start_from)
+    notes = _notes(recipe, splits.train, state.log, start_from, device)
     save(state.supernet, out, half=True, notes=notes)
     shutil.rmtree(folder, ignore_errors=True)
     return state.log
 
 
 def _notes(
-    recipe: Recipe, images: Images, log: list[dict[str, Any]], start_from: Path | None
+    recipe: Recipe,
+    images: Images,
+    log: list[dict[str, Any]],
+    start_from: Path | None,
+    device: str,
 ) -> dict[str, Any]:
     """What is kept beside the weights: all that they depend on, and what the training heard."""
     notes = {
@@ -87,6 +95,7 @@ def _notes(
         "log": log,
         "opa_trt": __version__,
         "torch": torch.__version__,
+        "device": device,
         "threads": torch.get_num_threads(),
     }
     return notes if start_from is None else notes | {"start": read_notes(start_from)}

@@ -68,6 +68,10 @@ class View:
         """How many images wait for a decision."""
         return self.batches[-1]
 
+    def columns(self, images: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """The places in ``batches`` of the smallest that hold so many of the pending images."""
+        return np.searchsorted(self.batches, images)
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -100,13 +100,13 @@ class ChainPolicy(PolicyBase):
         overhead = _overhead_ms(view, self._rows[1])
         for place, row in enumerate(self._rows[1:], 1):
             there, before = reach[:, place], reach[:, place - 1]
-            ms = np.interp(there, view.batches, view.each_ms[row]) + overhead
+            ms = view.each_ms[row][view.columns(there)] + overhead
             total += np.where(there > 0, ms + view.split_ms * (there < before), 0.0)
         return total
 
     def _next_ms(self, view: View, sent: Counts) -> Milliseconds:
         """Promised ms of the next exit for as many of the pending images."""
-        ms = np.interp(sent, view.batches, view.latency_ms[0])
+        ms = view.latency_ms[0][view.columns(sent)]
         found: Milliseconds = np.where(sent > 0, ms + view.split_ms * (sent < view.pending), 0.0)
         return found
 

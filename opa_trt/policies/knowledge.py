@@ -16,6 +16,7 @@ from opa_trt.policies.thresholds import Chain, chains_from_arrays, chains_to_arr
 
 Floats = npt.NDArray[np.float32]
 REMEMBERED = 1024  # estimates whose predictions are kept
+_PARTS = ("prior", "weight")  # of an estimator
 
 
 @dataclass(frozen=True)
@@ -142,21 +143,29 @@ class Rightness:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """All that policies know beyond the view: estimator, predictor, archs by node, and by the node
-    whose logits are read how likely it and others are right (none in bundles built earlier)."""
+    """All that policies know beyond the view.
 
-    estimator: Estimator
+    Args:
+        estimators: by the node whose logits they read, an entry.
+        predictor: of every tail's accuracy, whatever its entry: archs say their resolution.
+        codes: archs by node.
+        rightness: by the node whose logits are read how likely it and others are right (none in
+            bundles built earlier).
+        chains: thresholds by system.
+    """
+
+    estimators: Mapping[str, Estimator]
     predictor: Predictor
     codes: Mapping[str, Floats]
     rightness: Mapping[str, Rightness] = field(default_factory=dict)
-    chains: Mapping[str, Chain] = field(default_factory=dict)  # by system
+    chains: Mapping[str, Chain] = field(default_factory=dict)
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """All but the archs, which stand in the manifest, as named arrays."""
-        arrays: dict[str, npt.NDArray[np.generic]] = {
-            "estimator/prior": self.estimator.prior,
-            "estimator/weight": self.estimator.weight,
-        }
+        arrays: dict[str, npt.NDArray[np.generic]] = {}
+        for source, estimator in self.estimators.items():
+            arrays[f"estimator/{source}/prior"] = estimator.prior
+            arrays[f"estimator/{source}/weight"] = estimator.weight
         for i, (weight, bias) in enumerate(
             zip(self.predictor.weights, self.predictor.biases, strict=True)
         ):
@@ -178,7 +187,7 @@ class Knowledge:
         layers = sum(key.startswith("predictor/") and key.endswith("weight") for key in arrays)
         try:
             return cls(
-                Estimator(arrays["estimator/prior"], arrays["estimator/weight"]),
+                _estimators(arrays, tuple(codes)),
                 Predictor(
                     tuple(arrays[f"predictor/{i}/weight"] for i in range(layers)),
                     tuple(arrays[f"predictor/{i}/bias"] for i in range(layers)),
@@ -190,6 +199,21 @@ class Knowledge:
         except KeyError as exc:
             message = f"the profile lacks the array {exc}."
             raise BundleCorrupt(message, remedy="build the bundle again.") from exc
+
+
+def _estimators(arrays: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Estimator]:
+    """By the node whose logits are read; KeyError where one is in parts or there is none.
+
+    Bundles built earlier have one without a name: it reads the logits of every node.
+    """
+    keys = {source: f"estimator/{source}" for source in nodes}
+    if not any(f"{key}/{part}" in arrays for key in keys.values() for part in _PARTS):
+        return dict.fromkeys(nodes, Estimator(*(arrays[f"estimator/{part}"] for part in _PARTS)))
+    return {
+        source: Estimator(*(arrays[f"{key}/{part}"] for part in _PARTS))
+        for source, key in keys.items()
+        if any(f"{key}/{part}" in arrays for part in _PARTS)
+    }
 
 
 def _rightness(arrays: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Rightness]:

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from opa_trt.errors import ConfigError
-from opa_trt.policies.base import STOP, Budget, Decision, Milliseconds, PolicyBase, View
+from opa_trt.policies.base import STOP, Arrival, Budget, Decision, Milliseconds, PolicyBase, View
+from opa_trt.policies.entrance import Entrance
 from opa_trt.policies.evidence import Floats, evidence
 from opa_trt.policies.knowledge import Knowledge, Rightness
 from opa_trt.tree import Tree
@@ -56,12 +57,17 @@ class OpaSplitPolicy(PolicyBase):
                 expected="arrays rightness/… in its profile, for policy opa_split.",
                 remedy="build the bundle again.",
             )
+        self._entrance = Entrance(tree)
         models = {
             name: model.of((name, *tree[name].successors))
             for name, model in knowledge.rightness.items()
             if name in tree.nodes
         }
         self._models = {name: model for name, model in models.items() if model is not None}
+
+    def enter(self, arrival: Arrival, budget: Budget, state: None) -> tuple[str | None, None]:
+        """Where the most accurate way that fits begins."""
+        return self._entrance.pick(arrival, budget.left_ms), None
 
     def step(self, view: View, budget: Budget, state: None) -> tuple[Decision, None]:
         """Some or all images to the best successor that fits, or stop."""

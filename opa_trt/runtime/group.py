@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from opa_trt.backends import Engine
@@ -32,8 +31,9 @@ Logits: TypeAlias = npt.NDArray[np.float32] | None
 class Machinery:
     """What every group of a session uses: engines, buffers, beliefs, and what decides.
 
-    ``buffers`` holds what each node gives, by its name and the output's; ``images`` the pixels,
-    where the device is not the host.
+    ``buffers`` holds what each node gives, by its name and the output's; ``parts`` those rows of a
+    node's features that go on without the others; ``images`` the pixels, where the device is not
+    the host.
     """
 
     tree: Tree
@@ -41,6 +41,7 @@ class Machinery:
     device: Device
     images: Buffer | None
     buffers: Mapping[str, Mapping[str, Buffer]]
+    parts: Mapping[str, Buffer]
     latency: LatencyModel
     policy: Policy
     clock: Clock
@@ -185,7 +186,9 @@ class Group:
         if chosen[-1] != STOP and self.decisions == number:
             took, ran = self.elapsed_ms() - begun, self.engine_ms - engines
             split = len(chosen) > 1
-            self.machinery.latency.observe_rest(expected, took, took - ran, split=split)
+            self.machinery.latency.observe_rest(
+                expected, took, took - ran, split=split, slowdown=slowdown
+            )
 
     def _keep(self, node: Node, rows: Rows, logits: Logits) -> None:
         """These rows' answer is the node's."""
@@ -230,21 +233,40 @@ class Group:
         take, in ms."""
         latency = self.machinery.latency
         child = self.machinery.tree[node.successors[index]]
-        rows = _part(rows, share)
+        read = share
+        if share is not None:
+            read = self._filled(share, len(decision.choice))
         if child.source == IMAGES:
-            source = self._pixels(rows)
-        else:
+            source = self._pixels(_part(rows, read))
+        elif read is None:
             source = self.leases[node.name].tensor()
-            if share is not None:
-                source = source[torch.from_numpy(share).to(source.device)]
-        count = source.shape[0]
-        expected = latency.expected(child.name, count, slowdown)
+        else:
+            source = self._gathered(node, read)
+        rows = _part(rows, share)
+        count = _count(rows)
+        expected = latency.expected(child.name, source.shape[0], slowdown)
         logits, measured = self._execute(child, source)
         latency.observe(child.name, expected, measured)
+        if logits is not None:
+            logits = logits[:count]
         accuracy = decision.predicted_accuracy[index]
         seen = Seen(count, expected, measured, slowdown, accuracy)
         self._answer(child, rows, logits, until_ms, slowdown, seen)
         return expected
+
+    def _filled(self, share: Indices, pending: int) -> Indices:
+        """A share with its last row repeated up to the batch size that its latency is known at.
+
+        Vendors prepare for each size that they meet, which takes many times as long as running it.
+        """
+        size = next(n for n in self.machinery.batches(pending) if n >= len(share))
+        return np.pad(share, (0, size - len(share)), mode="edge")
+
+    def _gathered(self, node: Node, read: Indices) -> Tensor:
+        """These rows of a node's features, in memory that is its own."""
+        features = self.leases[node.name].tensor()
+        part = self.machinery.parts[node.name].lease(len(read)).tensor()
+        return self.machinery.device.gather(features, read, part)
 
     def _pixels(self, rows: Rows) -> Tensor:
         whole = isinstance(rows, slice) and rows.stop - rows.start == self.pixels.shape[0]
@@ -260,6 +282,10 @@ class Seen:
     measured_ms: float
     slowdown: float
     accuracy: float = math.nan
+
+
+def _count(rows: Rows) -> int:
+    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
 
 def _part(rows: Rows, share: Indices | None) -> Rows:

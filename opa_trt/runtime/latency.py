@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from opa_trt.runtime.margin import Margins
 from opa_trt.store import LatencyProfile
 from opa_trt.tree import Route, Tree
 
 READING_WEIGHT = 0.3  # of this group's pioneer against the filtered slowdown: one reading is noise
 FORGET = 0.15  # weight of the newest group in the filtered values
-WINDOW = 200  # scores that the margin is taken from, and groups after which one is forgotten
-QUANTILE = 0.99
-FEW = WINDOW - math.ceil(QUANTILE * (WINDOW + 1)) + 1  # the quantile's place among the largest
 KEPT = 0.99  # of a residual, a group: what has not run for long is believed to be as profiled
 OVERHEADS = 50  # of which the median counts
+ENOUGH = 5  # overheads of one kind, before the other kind's are no longer counted with them
 ABSURD = math.log(50)  # a reading so far from what was expected says something of the clock alone
 
 Floats = npt.NDArray[np.float64]
@@ -30,11 +28,8 @@ class LatencyModel:
 
     A node's profiled median is scaled by the slowdown (this group's entry reading blended with
     the filtered one, in logarithms) and by the node's own recent residual. What the runtime itself
-    takes is added, and the sum is scaled by a margin that is conformal on the group's total: the
-    time from a decision to the answer was measured over expected for the last ``WINDOW`` of them,
-    and the margin is the score that the promised quantile of the next ones stays below, as far as
-    they are like those. The profile's own p99 over p50 stands in for scores that are missing or
-    older than ``WINDOW`` groups, so what is not tried for a while is tried again.
+    takes is added. A margin is conformal on the group's total, from a decision to the answer
+    (``runtime/margin.py``); the profile's own p99 over p50 stands in for what was not seen yet.
 
     Args:
         tree: the nodes.
@@ -60,8 +55,7 @@ class LatencyModel:
         self._log_slowdown = 0.0
         self._log_residual = np.zeros(len(self._index))
         self._ages = np.ones(len(self._index))  # how much of each the next group keeps
-        self._scores: deque[tuple[int, float]] = deque()  # with the group, in order of arrival
-        self._ascending: list[float] = []  # the same scores
+        self._margins = Margins()
         self._group = 0
         self._doubted = False  # whether the latest time to an answer was absurd
         self._overheads: dict[bool, deque[float]] = {
@@ -76,13 +70,14 @@ class LatencyModel:
     def overhead_ms(self, *, split: bool = False) -> float:
         """What the runtime itself takes to decide, to send on the whole group (or a part of it:
         rows are gathered, and two nodes answer), and to collect the answer."""
-        known = self._overheads[split] or self._overheads[False]
+        known = [*self._overheads[split]]
+        if len(known) < ENOUGH:  # one that was interrupted would count for all
+            known += self._overheads[not split]
         return sorted(known)[len(known) // 2] if known else 0.0
 
     def split_ms(self) -> float:
-        """What a split is promised to take beyond sending on the whole group."""
-        extra = self.overhead_ms(split=True) - self.overhead_ms()
-        return max(0.0, extra) * self._total_margin()
+        """What a split takes beyond sending on the whole group."""
+        return max(0.0, self.overhead_ms(split=True) - self.overhead_ms())
 
     def profiled(self, node: str, batch: int) -> float:
         """The profiled median in ms."""
@@ -95,16 +90,18 @@ class LatencyModel:
         return float(self._median[row, batch] * scale * math.exp(self._log_residual[row]))
 
     def promised(self, batches: tuple[int, ...], slowdown: float) -> Floats:
-        """``[nodes, len(batches)]`` ms that every node's engine keeps with the promised quantile
-        (p99), in the tree's order."""
+        """``[nodes, len(batches)]`` ms that every node's engine is promised to take, in the
+        tree's order."""
         medians = self._columns.get(batches)
         if medians is None:
             medians = self._columns[batches] = self._median[:, list(batches)]
         scale = np.exp(self._log_residual)
-        scale *= self._margin()
         scale *= slowdown
         promised: Floats = medians * scale[:, None]
-        return promised
+        margin = self._margins.at(slowdown)
+        late = promised + margin.extra_ms()
+        promised *= margin.factor(self._spread)[:, None]
+        return np.minimum(promised, late, out=promised)
 
     def cheapest(self, siblings: tuple[str, ...], promised: Floats) -> Floats:
         """Promised ms of the cheapest way to logits through each sibling, overhead included.
@@ -112,7 +109,7 @@ class LatencyModel:
         ``[len(siblings), len(batches)]``, of what ``promised`` gave.
         """
         cheapest = self._choices[siblings].cheapest(promised)
-        cheapest += self.overhead_ms() * self._total_margin()
+        cheapest += self.overhead_ms()
         return cheapest
 
     def of_group(self, count: int, largest: int) -> Floats:
@@ -132,9 +129,8 @@ class LatencyModel:
     def observe_entry(self, node: str, batch: int, measured_ms: float) -> None:
         """A group has entered: let its reading move the filtered slowdown, and residuals age."""
         self._group += 1
-        while self._scores and self._group - self._scores[0][0] >= WINDOW:
-            self._forget()
-        if not self._scores:  # nothing was sent on for so long: its cost is to be learned anew
+        self._margins.age(self._group)
+        if not self._margins:  # nothing was sent on for so long: its cost is to be learned anew
             for known in self._overheads.values():
                 known.clear()
         self._log_residual *= self._ages
@@ -151,7 +147,13 @@ class LatencyModel:
             self._ages[row] = 1
 
     def observe_rest(
-        self, expected_ms: float, measured_ms: float, own_ms: float, *, split: bool
+        self,
+        expected_ms: float,
+        measured_ms: float,
+        own_ms: float,
+        *,
+        split: bool,
+        slowdown: float = 1.0,
     ) -> None:
         """Let the time from a decision to the answer move the margin.
 
@@ -160,6 +162,7 @@ class LatencyModel:
             measured_ms: of all that happened.
             own_ms: of that, what the runtime itself took.
             split: whether only a part of the images was sent on.
+            slowdown: that was believed at the decision.
         """
         expected_ms += self.overhead_ms(split=split)
         ratio = _log_ratio(measured_ms, expected_ms)
@@ -167,36 +170,8 @@ class LatencyModel:
         if self._doubted or not absurd:  # two in a row are no clock that was set
             self._overheads[split].append(max(0.0, own_ms))
         self._doubted = absurd
-        if len(self._scores) == WINDOW:
-            self._forget()
-        score = math.exp(ratio)
-        self._scores.append((self._group, score))
-        insort(self._ascending, score)
-
-    def _margin(self) -> Floats:
-        """``[nodes]`` the factor on the expectation that ``QUANTILE`` of runs stay below.
-
-        It is the ``FEW``-th largest of ``WINDOW`` scores. As many of them as are missing are the
-        node's own spread, so that is the answer within two of the known scores.
-        """
-        missing = WINDOW - len(self._scores)
-        margin: Floats = np.maximum(self._spread, max(1.0, self._largest(FEW)))
-        if missing < FEW:
-            np.minimum(margin, max(1.0, self._largest(FEW - missing)), out=margin)
-        return margin
-
-    def _total_margin(self) -> float:
-        """The margin on what the runtime itself takes."""
-        return max(1.0, self._largest(FEW))
-
-    def _largest(self, place: int) -> float:
-        """The ``place``-th largest known score; 0 where there are fewer."""
-        return self._ascending[-place] if place <= len(self._ascending) else 0.0
-
-    def _forget(self) -> None:
-        """Let the oldest score go."""
-        _, score = self._scores.popleft()
-        del self._ascending[bisect_left(self._ascending, score)]
+        extra = 0.0 if absurd else measured_ms - expected_ms
+        self._margins.at(slowdown).observe(self._group, math.exp(ratio), extra)
 
 
 class _Choice:

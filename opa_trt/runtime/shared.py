@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 from opa_trt.backends import Engine
 from opa_trt.bundle import Bundle, Manifest
@@ -16,6 +18,8 @@ from opa_trt.runtime.group import Machinery
 from opa_trt.runtime.latency import LatencyModel
 from opa_trt.store import LatencyProfile
 from opa_trt.tree import FEATURES, OPA, Tree
+
+WARM_UP_MS = 1000.0  # of a session's first runs, on the host
 
 
 @dataclass(frozen=True)
@@ -84,19 +88,20 @@ class Shared:
         """Buffers, beliefs and a stream of their own around ``engines``, ready for groups."""
         manifest, place = self.manifest, device(self.device)
         first = manifest.segments[self.tree.entries[0].segment].inputs[0]
+        images = Buffer(first, manifest.max_batch, place)
         made = Machinery(
             tree=self.tree,
             engines=engines,
             device=place,
-            images=None if place.name == CPU else Buffer(first, manifest.max_batch, place),
+            images=None if place.name == CPU else images,
             buffers=self._buffers(place),
+            parts=self._parts(place),
             latency=LatencyModel(self.tree, self.profiles, manifest.max_batch),
             policy=policy,
             clock=self.clock,
             buckets=manifest.buckets,
         )
-        if made.images is not None:
-            self._prepare(made, made.images)
+        self._prepare(made, images)
         return made
 
     def _buffers(self, place: Device) -> dict[str, dict[str, Buffer]]:
@@ -109,16 +114,34 @@ class Shared:
             for node in self.tree.nodes.values()
         }
 
+    def _parts(self, place: Device) -> dict[str, Buffer]:
+        """Room for those rows of a node's features that go on without the others."""
+        made = {}
+        for node in self.tree.nodes.values():
+            outputs = self.manifest.segments[node.segment].outputs
+            if any(self.tree[name].source == FEATURES for name in node.successors):
+                (features,) = (spec for spec in outputs if spec.name == FEATURES)
+                made[node.name] = Buffer(features, self.manifest.max_batch, place)
+        return made
+
     def _prepare(self, machinery: Machinery, images: Buffer) -> None:
-        """Let every engine get ready for the buffers that it will run on, at every bucket."""
+        """Let every engine get ready for the memory that it will run on, at every bucket.
+
+        On the host that saves the first groups time alone: what takes long by itself is left out.
+        """
+        left = WARM_UP_MS if machinery.device.name == CPU else math.inf
         with machinery.device.scope():
-            for node in self.tree.nodes.values():
-                source = images
+            for batch, node in product(self.manifest.buckets, self.tree.nodes.values()):
+                sources = [images]
                 if node.source == FEATURES:
-                    source = machinery.buffers[self.tree.parents[node.name]][FEATURES]
-                for batch in self.manifest.buckets:
-                    rooms = machinery.buffers[node.name].items()
-                    out = {name: room.lease(batch).tensor() for name, room in rooms}
+                    parent = self.tree.parents[node.name]
+                    sources = [machinery.buffers[parent][FEATURES], machinery.parts[parent]]
+                left -= len(sources) * self.profiles[node.name].at(batch)
+                if left < 0:
+                    break
+                rooms = machinery.buffers[node.name].items()
+                out = {name: room.lease(batch).tensor() for name, room in rooms}
+                for source in sources:
                     inputs = {node.source: source.lease(batch).tensor()}
                     machinery.engines[node.segment].prepare(inputs, out)
             machinery.device.wait()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,11 @@ def measure(
     clock: Clock,
     seconds: float,
 ) -> dict[str, LatencyProfile]:
-    """Time engines at each batch size, in turns, so that a passing load hits them all alike.
+    """Time engines at every batch size in turns, each turn in another order.
+
+    So a passing load hits all alike, and each run finds what it finds in use: caches that another
+    engine has filled, and a vendor that was last asked for another batch size (OpenVINO takes a
+    millisecond to change it).
 
     Args:
         engines: by name, each with inputs of at least one row; rows are repeated as needed.
@@ -75,62 +80,66 @@ def measure(
         seconds: spent on each engine and batch size, between ``LEAST_RUNS`` and ``MOST_RUNS``
             runs; the first run of each is warm-up and not counted.
     """
-    found: dict[str, list[tuple[int, tuple[float, ...], int]]] = {name: [] for name in engines}
     largest = max(engine.target.max_batch for engine, _ in engines.values())
-    for batch in sorted({min(batch, largest) for batch in batches}):
-        for name, times in _in_turns(engines, batch, clock, seconds).items():
-            quantiles = tuple(float(q) for q in np.quantile(times, QUANTILES))
-            found[name].append((batch, quantiles, len(times)))
+    sizes = tuple(sorted({min(batch, largest) for batch in batches}))
+    devices = {name: device(name) for name in {e.target.device for e, _ in engines.values()}}
+    runs = {
+        (name, batch): run
+        for name, (engine, example) in engines.items()
+        for batch, run in _runs(engine, example, sizes, devices[engine.target.device])
+    }
+    times = _in_turns(runs, clock, seconds)
     return {
         name: LatencyProfile(
-            tuple(batch for batch, _, _ in rows),
-            tuple(quantiles for _, quantiles, _ in rows),
-            tuple(runs for _, _, runs in rows),
+            sizes,
+            tuple(tuple(np.quantile(times[name, size], QUANTILES).tolist()) for size in sizes),
+            tuple(len(times[name, size]) for size in sizes),
         )
-        for name, rows in found.items()
+        for name in engines
     }
 
 
 def _in_turns(
-    engines: Mapping[str, tuple[Engine, Mapping[str, Tensor]]],
-    batch: int,
-    clock: Clock,
-    seconds: float,
-) -> dict[str, list[float]]:
-    """ms of every run of each engine, one run a turn."""
-    devices = {name: device(name) for name in {e.target.device for e, _ in engines.values()}}
-    runs = {
-        name: _run_of(engine, example, batch, devices[engine.target.device])
-        for name, (engine, example) in engines.items()
-    }
-    times: dict[str, list[float]] = {name: [] for name in engines}
+    runs: Mapping[tuple[str, int], Callable[[], None]], clock: Clock, seconds: float
+) -> dict[tuple[str, int], list[float]]:
+    """ms of every run, one of each a turn."""
+    draw, order = np.random.default_rng(0), [*runs]
+    times: dict[tuple[str, int], list[float]] = {key: [] for key in order}
     begun = clock.now_ms()
     for turn in range(MOST_RUNS):
-        if turn >= LEAST_RUNS and clock.now_ms() - begun > 1000 * seconds * len(engines):
+        if turn >= LEAST_RUNS and clock.now_ms() - begun > 1000 * seconds * len(runs):
             break
-        for name, run in runs.items():
-            start = clock.now_ms()
+        for place in draw.permutation(len(order)).tolist():
+            key = order[place]
+            run, start = runs[key], clock.now_ms()
             run()
-            times[name].append(clock.now_ms() - start)
+            times[key].append(clock.now_ms() - start)
     return times
 
 
-def _run_of(
-    engine: Engine, example: Mapping[str, Tensor], batch: int, where: Device
-) -> Callable[[], None]:
-    """A warm run of an engine on ``batch`` rows, from the call until its outputs are there."""
+def _runs(
+    engine: Engine, example: Mapping[str, Tensor], sizes: Sequence[int], where: Device
+) -> Iterator[tuple[int, Callable[[], None]]]:
+    """Warm runs of an engine on so many rows, from the call until its outputs are there."""
     with where.scope():
-        inputs = {key: where.upload(repeat_rows(tensor, batch)) for key, tensor in example.items()}
+        inputs = {
+            key: where.upload(repeat_rows(tensor, sizes[-1])) for key, tensor in example.items()
+        }
         out = engine.run(inputs)
-        engine.prepare(inputs, out)
-        where.wait()
-
-    def run() -> None:
+    for size in sizes:
+        given, filled = ({k: t[:size] for k, t in tensors.items()} for tensors in (inputs, out))
         with where.scope():
-            engine.run(inputs, out)
+            engine.prepare(given, filled)
             where.wait()
+        yield size, partial(_run, engine, given, filled, where)
 
-    return run
+
+def _run(
+    engine: Engine, inputs: Mapping[str, Tensor], out: Mapping[str, Tensor], where: Device
+) -> None:
+    with where.scope():
+        engine.run(inputs, out)
+        where.wait()
 
 
 def repeat_rows(tensor: Tensor, batch: int) -> Tensor:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from opa_trt.errors import DataError
 from opa_trt.supernet.preprocess import Preprocess
 from opa_trt.training.data import Images
 from opa_trt.training.degrade import mixed
@@ -57,6 +58,15 @@ class Source:
         pixels = self.degrade(images.pixels[indices], seed)
         return self.tensor(pixels, resolution), torch.tensor(images.labels[indices])
 
+    def check(self, images: Images) -> None:
+        """Raises ``DataError`` unless there are images, of this size."""
+        if len(images) == 0:
+            msg = "no images to train on, or none to check with."
+            raise DataError(msg, expected="at least one of each.")
+        if images.pixels.shape[-1] != self.size:
+            msg = f"images of {images.pixels.shape[-1]} px."
+            raise DataError(msg, expected=f"{self.size} px, as the source says.")
+
     def inputs(
         self, images: Images, limit: int, batch_size: int, resolution: int, seed: int = 0
     ) -> Iterator[Tensor]:
@@ -74,6 +84,12 @@ class Source:
             yield self.batch(images, rows, seed=seed + 1000 + start, resolution=resolution)[0]
 
 
+def spread(images: Images, count: int) -> Images:
+    """At most ``count`` of ``images``, evenly."""
+    places = np.linspace(0, len(images) - 1, min(len(images), count))
+    return images.select(places.astype(np.int64))
+
+
 @dataclass(frozen=True)
 class Batches:
     """Training batches, each a function of (seed, phase, step) alone."""
@@ -84,6 +100,7 @@ class Batches:
     seed: int
     shift: int = 0
     flip: bool = False
+    cutout: int = 0
 
     def batch(self, phase: int, step: int, resolution: int) -> tuple[Tensor, Tensor]:
         """Inputs ``[N, 3, R, R] float32`` and labels ``[N] int64`` of one step."""
@@ -101,12 +118,17 @@ class Batches:
     def _augment(
         self, pixels: npt.NDArray[np.uint8], draw: np.random.Generator
     ) -> npt.NDArray[np.uint8]:
-        """Mirror some, then shift each by up to ``shift`` pixels (edges repeated)."""
+        """Mirror some, shift each by up to ``shift`` pixels (edges repeated), cut a square out."""
         if self.flip:
             mirrored = draw.random(len(pixels)) < 0.5
             pixels = np.where(mirrored[:, None, None, None], pixels[..., ::-1], pixels)
-        if not self.shift:
-            return pixels
+        if self.shift:
+            pixels = self._shift(pixels, draw)
+        return self._cut_out(pixels, draw) if self.cutout else pixels
+
+    def _shift(
+        self, pixels: npt.NDArray[np.uint8], draw: np.random.Generator
+    ) -> npt.NDArray[np.uint8]:
         margin, side = self.shift, pixels.shape[-1]
         padded = np.pad(pixels, ((0, 0), (0, 0), (margin, margin), (margin, margin)), mode="edge")
         tops, lefts = draw.integers(0, 2 * margin + 1, (2, len(pixels)))
@@ -117,3 +139,15 @@ class Batches:
             index, np.arange(3)[None, :, None, None], rows, columns
         ]
         return moved
+
+    def _cut_out(
+        self, pixels: npt.NDArray[np.uint8], draw: np.random.Generator
+    ) -> npt.NDArray[np.uint8]:
+        """A square around a random pixel gets the mean colour: it may reach beyond the edge."""
+        side = pixels.shape[-1]
+        first = draw.integers(0, side, (2, len(pixels), 1)) - self.cutout // 2
+        place = np.arange(side)
+        rows, columns = (place >= first) & (place < first + self.cutout)
+        mean = np.round(255 * np.array(self.source.mean)).astype(np.uint8)
+        gone = rows[:, None, :, None] & columns[:, None, None, :]
+        return np.where(gone, mean[:, None, None], pixels)

@@ -69,6 +69,7 @@ class TrainingPlan:
     distill_weight: float = 1.0
     shift: int = 0
     flip: bool = False
+    cutout: int = 0
     precision: str = "float32"
     checkpoint_every: int = 200
 
@@ -83,6 +84,7 @@ class TrainingPlan:
             ("weight_decay", math.inf),
             ("distill_weight", math.inf),
             ("shift", math.inf),
+            ("cutout", math.inf),
         ):
             if not 0 <= getattr(self, key) < most:
                 msg = f"training.{key} = {getattr(self, key)}."

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from opa_trt.errors import CheckpointError, DataError
+from opa_trt.device import CPU
+from opa_trt.device import device as named_device
+from opa_trt.errors import CheckpointError
 from opa_trt.progress import Progress
 from opa_trt.supernet import Arch, Space, Supernet
-from opa_trt.training.batches import Batches, Source
+from opa_trt.supernet.digest import weights_digest
+from opa_trt.training.batches import Batches, Source, spread
 from opa_trt.training.data import Images
 from opa_trt.training.depthwise import QuickDepthwise
 from opa_trt.training.evaluation import calibrated_accuracy
+from opa_trt.training.optimizer import descend, sgd
 from opa_trt.training.plan import Phase, TrainingPlan, phases
-from opa_trt.training.state import TrainingState
+from opa_trt.training.state import TrainingState, run_identity
 
-GRADIENT_NORM = 5.0
 CHECK_IMAGES = 1000  # at most, for the log's accuracies
 
 
@@ -38,13 +40,14 @@ def train(
     *,
     seed: int = 0,
     start: Supernet | None = None,
+    device: str = CPU,
     progress: Progress | None = None,
 ) -> TrainingState:
     """Train a super-network by progressive shrinking with distillation.
 
     Every random draw follows from ``seed`` and the step's number, so a run that is stopped and
-    called again with the same arguments goes on from its last checkpoint in ``folder`` and ends
-    with the same weights (at the same thread count).
+    called again with the same arguments goes on from its last checkpoint in ``folder`` and, on
+    the CPU, ends with the same weights (at the same thread count).
 
     Args:
         space: the choices.
@@ -56,31 +59,37 @@ def train(
         seed: of the weights and of every draw.
         start: a full network trained before; the elastic phases begin with its weights, which
             are copied, and the full phase is left out.
+        device: ``cpu`` or ``cuda``, where the steps are computed.
         progress: hears of phases and steps.
 
     Returns:
-        The final state: ``supernet`` in evaluation mode, ``log`` with accuracies by phase.
+        The final state: ``supernet`` in evaluation mode on the CPU, ``log`` with accuracies by
+        phase.
 
     Raises:
         CheckpointError: ``folder`` holds another run, or ``start`` has another space.
         DataError: no images, or images of another size than ``source`` says.
         ConfigError: the plan does not fit the space.
+        UnknownNameError: another device.
+        BackendUnavailable: ``cuda`` without a GPU that torch can use.
     """
-    spread = np.linspace(0, len(check_images) - 1, min(len(check_images), CHECK_IMAGES))
-    check_images = check_images.select(spread.astype(np.int64))
+    place = torch.device(named_device(device).name)
+    check_images = spread(check_images, CHECK_IMAGES)
     for images in (train_images, check_images):
-        _check_images(images, source)
+        source.check(images)
     schedule = list(phases(plan, space))
     progress = progress or Progress()
-    supernet = _begin(space, seed, start)
+    supernet = _begin(space, seed, start).to(place)
     state = TrainingState(
         supernet,
-        _optimizer(supernet, plan),
-        identity=_identity(space, source, train_images, plan, seed, start),
+        sgd(supernet, plan.learning_rate, plan.momentum, plan.weight_decay),
+        identity=_identity(space, source, train_images, plan, seed, start, place),
         phase=0 if start is None else sum(not phase.elastic for phase in schedule),
     )
     state.restore(folder)
-    batches = Batches(train_images, source, plan.batch_size, seed, plan.shift, plan.flip)
+    batches = Batches(
+        train_images, source, plan.batch_size, seed, plan.shift, plan.flip, plan.cutout
+    )
     for index, phase in enumerate(schedule):
         if index < state.phase:
             continue
@@ -89,7 +98,7 @@ def train(
         state.phase, state.step = index + 1, 0
         state.save(folder)
         progress.finish(phase.name, describe(state.log[-1]))
-    supernet.eval()
+    supernet.to(CPU).eval()
     return state
 
 
@@ -105,15 +114,6 @@ def _begin(space: Space, seed: int, start: Supernet | None) -> Supernet:
     if start is not None:
         supernet.load_state_dict(start.state_dict())
     return supernet
-
-
-def _check_images(images: Images, source: Source) -> None:
-    if len(images) == 0:
-        msg = "no images to train on, or none to check with."
-        raise DataError(msg, expected="at least one of each.")
-    if images.pixels.shape[-1] != source.size:
-        msg = f"images of {images.pixels.shape[-1]} px."
-        raise DataError(msg, expected=f"{source.size} px, as the source says.")
 
 
 def describe(entry: dict[str, Any]) -> str:
@@ -132,14 +132,14 @@ def _run_phase(
 ) -> None:
     if state.step == 0:
         _enter(state, phase)
-    space = state.supernet.space
+    space, place = state.supernet.space, state.device
     progress.start(phase.name, phase.steps)
     state.supernet.train()
     for step in range(state.step, phase.steps):
         draw = np.random.default_rng([seed, state.phase, step])
         resolution = int(draw.choice(space.resolutions))
         images, labels = batches.batch(state.phase, step, resolution)
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = images.to(place).contiguous(memory_format=torch.channels_last)
         archs = [
             space.sample(draw, resolution=resolution, largest=phase.largest)
             for _ in range(phase.subnets)
@@ -147,7 +147,7 @@ def _run_phase(
         for group in state.optimizer.param_groups:
             group["lr"] = _rate(phase, step)
         torch.manual_seed(int(draw.integers(2**31)))  # dropout
-        loss = _step(state, phase, plan, images, labels, archs)
+        loss = _step(state, plan, images, labels.to(place), archs)
         state.step = step + 1
         if state.step % plan.checkpoint_every == 0:
             state.save(folder)
@@ -157,7 +157,7 @@ def _run_phase(
 def _enter(state: TrainingState, phase: Phase) -> None:
     """What happens once, before a phase's first step."""
     if phase.elastic and state.teacher is None:
-        state.teacher = Supernet(state.supernet.space)
+        state.teacher = Supernet(state.supernet.space).to(state.device)
         state.teacher.load_state_dict(state.supernet.state_dict())
         state.teacher.eval()
     if phase.sort_level is not None:
@@ -167,7 +167,6 @@ def _enter(state: TrainingState, phase: Phase) -> None:
 
 def _step(
     state: TrainingState,
-    phase: Phase,
     plan: TrainingPlan,
     images: Tensor,
     labels: Tensor,
@@ -179,7 +178,7 @@ def _step(
             largest = state.supernet.space.largest(archs[0].resolution)
             soft = _logits(state.teacher, images, largest, plan).softmax(1)
     state.optimizer.zero_grad(set_to_none=True)
-    total = 0.0
+    total = torch.zeros((), device=images.device)
     for arch in archs:
         logits = _logits(state.supernet, images, arch, plan)
         loss = F.cross_entropy(logits, labels, label_smoothing=plan.label_smoothing)
@@ -187,10 +186,9 @@ def _step(
             loss = loss + plan.distill_weight * F.cross_entropy(logits, soft)
             loss = loss / (1 + plan.distill_weight)
         (loss / len(archs)).backward()  # type: ignore[no-untyped-call]
-        total += loss.item() / len(archs)
-    nn.utils.clip_grad_norm_(state.supernet.parameters(), GRADIENT_NORM)
-    state.optimizer.step()
-    return total
+        total += loss.detach() / len(archs)
+    descend(state.supernet, state.optimizer)
+    return total.item()
 
 
 def _logits(supernet: Supernet, images: Tensor, arch: Arch, plan: TrainingPlan) -> Tensor:
@@ -198,7 +196,9 @@ def _logits(supernet: Supernet, images: Tensor, arch: Arch, plan: TrainingPlan) 
     if plan.precision == "float32":
         logits: Tensor = supernet(images, arch)
         return logits
-    with torch.autocast("cpu", torch.bfloat16), QuickDepthwise():
+    kind = images.device.type
+    quick = QuickDepthwise() if kind == CPU else nullcontext()
+    with torch.autocast(kind, torch.bfloat16), quick:
         logits = supernet(images, arch)
     return logits.float()
 
@@ -209,22 +209,6 @@ def _rate(phase: Phase, step: int) -> float:
         return phase.rate * (step + 1) / warmup
     done = (step - warmup) / max(1, phase.steps - warmup)
     return phase.rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _optimizer(supernet: Supernet, plan: TrainingPlan) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; norms and biases are not decayed."""
-    decayed = [p for p in supernet.parameters() if p.ndim > 1]
-    free = [p for p in supernet.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": plan.weight_decay},
-        {"params": free},
-    ]
-    return torch.optim.SGD(
-        groups,
-        lr=plan.learning_rate,
-        momentum=plan.momentum,
-        nesterov=plan.momentum > 0,
-    )
 
 
 def _measure(
@@ -262,6 +246,7 @@ def _identity(
     plan: TrainingPlan,
     seed: int,
     start: Supernet | None,
+    device: torch.device,
 ) -> str:
     """A hash of everything that the weights depend on."""
     facts = {
@@ -270,16 +255,8 @@ def _identity(
         "source": asdict(source),
         "images": images.digest(),
         "seed": seed,
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if device.type == CPU else device.type,
     }
     if start is not None:
-        facts["start"] = _digest(start)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(supernet: Supernet) -> str:
-    """A hash of the weights and statistics."""
-    found = hashlib.sha256()
-    for key, value in supernet.state_dict().items():
-        found.update(key.encode() + value.contiguous().numpy().tobytes())
-    return found.hexdigest()
+        facts["start"] = weights_digest(start)
+    return run_identity(facts)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,37 +13,55 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from opa_trt import atomic
 from opa_trt.errors import CheckpointError
 from opa_trt.supernet import Supernet
 
 STATE_FILE = "state.safetensors"
+MOMENTUM = "momentum/"
 
 
-@dataclass
-class TrainingState:
-    """A super-network in training, its teacher, its optimiser and its log.
+def run_identity(facts: Mapping[str, Any]) -> str:
+    """A hash of ``facts``, plain values: everything that a run's weights depend on."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+class RunState(ABC):
+    """A module in training, its optimiser and its log.
 
     ``phase`` and ``step`` name the next step to run. ``identity`` says what is being computed
-    (plan, space, images, threads); a state of another identity is never continued.
+    (plan, network, images, threads); a state of another identity is never continued.
     """
 
-    supernet: Supernet
     optimizer: torch.optim.SGD
     identity: str
-    teacher: Supernet | None = None
-    phase: int = 0
-    step: int = 0
-    log: list[dict[str, Any]] = field(default_factory=list)
+    phase: int
+    step: int
+    log: list[dict[str, Any]]
+
+    @property
+    @abstractmethod
+    def trained(self) -> nn.Module:
+        """The module whose parameters the optimiser has."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """All that must be kept beside the optimiser's momenta, by name."""
+
+    @abstractmethod
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what ``tensors`` gave."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is."""
+        return next(self.trained.parameters()).device
 
     def save(self, folder: Path) -> None:
         """Write the state into ``folder``, atomically."""
-        tensors = {f"supernet/{k}": v for k, v in self.supernet.state_dict().items()}
-        if self.teacher is not None:
-            tensors |= {f"teacher/{k}": v for k, v in self.teacher.state_dict().items()}
-        tensors |= {f"momentum/{k}": v for k, v in self._momenta().items()}
+        tensors = self.tensors() | {f"{MOMENTUM}{k}": v for k, v in self._momenta().items()}
         metadata = {
             "identity": self.identity,
             "progress": json.dumps({"phase": self.phase, "step": self.step, "log": self.log}),
@@ -71,29 +92,61 @@ class TrainingState:
                 expected="the same recipe, images and thread count.",
                 remedy=f"delete {folder} to start again, or name another --out.",
             )
-        self._load(tensors, json.loads(metadata["progress"]))
-        return True
-
-    def _load(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.supernet.load_state_dict(under("supernet/"))
-        if teacher := under("teacher/"):
-            self.teacher = Supernet(self.supernet.space)
-            self.teacher.load_state_dict(teacher)
-            self.teacher.eval()
-        momenta = under("momentum/")
-        for name, parameter in self.supernet.named_parameters():
-            if name in momenta:
-                self.optimizer.state[parameter]["momentum_buffer"] = momenta[name]
+        self.take(tensors)
+        self._take_momenta(below(MOMENTUM, tensors))
+        progress = json.loads(metadata["progress"])
         self.phase, self.step = progress["phase"], progress["step"]
         self.log = progress["log"]
+        return True
 
     def _momenta(self) -> dict[str, Tensor]:
         found = {}
-        for name, parameter in self.supernet.named_parameters():
+        for name, parameter in self.trained.named_parameters():
             buffer = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
             if buffer is not None:
                 found[name] = buffer
         return found
+
+    def _take_momenta(self, momenta: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.trained.named_parameters():
+            if name in momenta:
+                momentum = momenta[name].to(parameter.device)
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names start with ``prefix``, without it."""
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+@dataclass
+class TrainingState(RunState):
+    """A super-network in training, and its teacher."""
+
+    supernet: Supernet
+    optimizer: torch.optim.SGD
+    identity: str
+    teacher: Supernet | None = None
+    phase: int = 0
+    step: int = 0
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def trained(self) -> Supernet:
+        """The super-network."""
+        return self.supernet
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights of both."""
+        found = {f"supernet/{k}": v for k, v in self.supernet.state_dict().items()}
+        if self.teacher is not None:
+            found |= {f"teacher/{k}": v for k, v in self.teacher.state_dict().items()}
+        return found
+
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put them back; a teacher is made where there was one."""
+        self.supernet.load_state_dict(below("supernet/", tensors))
+        if teacher := below("teacher/", tensors):
+            self.teacher = Supernet(self.supernet.space).to(self.device)
+            self.teacher.load_state_dict(teacher)
+            self.teacher.eval()

@@ -51,7 +51,7 @@ TINY: dict[str, Any] = {
     },
     "pioneer": {
         "stages": 2,
-        "resolution": 20,
+        "resolutions": [20],
         "depth": 1,
         "kernel_size": 3,
         "expand_ratio": 2,

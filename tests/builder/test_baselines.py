@@ -160,7 +160,7 @@ def test_none_is_built_where_none_is_asked_for(make_recipe: Any) -> None:
     ("wanted", "says"),
     [
         ({"whole": 1}, "baselines.whole = 1"),
-        ({"whole": 9}, "2 to tails.count, which is 8"),
+        ({"whole": 9}, "2 to all tails, which are 8"),
         ({"whole": -1}, "baselines.whole = -1"),
         ({"whole": 4, "cascade": 4}, "baselines.cascade = 4"),
         ({"whole": 2, "cascade": 3}, "at most baselines.whole, which is 2"),

@@ -18,7 +18,7 @@ from opa_trt.backends.null import NullBackend
 from opa_trt.backends.torchscript import TorchScriptBackend
 from opa_trt.builder import compiling
 from opa_trt.builder.compiling import Compiled, References, Runner, compile_all
-from opa_trt.builder.recipe import CompileRecipe
+from opa_trt.builder.recipe_tables import CompileRecipe
 from opa_trt.builder.work import Finding
 from opa_trt.clock import VirtualClock
 from opa_trt.errors import (

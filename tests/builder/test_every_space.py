@@ -93,7 +93,7 @@ def monolith(recipe: Recipe, arch: Arch) -> nn.Sequential:
 def test_a_bundle_answers_as_the_network_in_one_piece(recipe: Recipe, tmp_path: Path) -> None:
     store = EngineStore(tmp_path / "cache")
     manifest = build(recipe, tmp_path / "it.opa", store=store)
-    archs = [Arch.from_dict(values) for values in manifest.report["tails"]["archs"]]
+    archs = [Arch.from_dict(values) for values in manifest.report["tails"]["archs"]["pioneer"]]
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
     for number, arch in enumerate(archs, 1):
         policy = f"static:tail{number}"

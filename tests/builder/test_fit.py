@@ -177,19 +177,22 @@ def linear_groups(count: int, seed: int = 0) -> Groups:
 
 
 def test_the_predictor_learns_accuracy_from_estimate_and_arch() -> None:
-    predictor, fresh = fit_predictor(linear_groups(400), CODES, seed=0), linear_groups(30, seed=1)
+    predictor, fresh = (
+        fit_predictor([(linear_groups(400), CODES)], seed=0),
+        linear_groups(30, seed=1),
+    )
     predicted = np.stack([predictor.accuracies(float(e), CODES) for e in fresh.estimated])
     assert np.abs(predicted - fresh.accuracy).max() < 0.05
 
 
 def test_the_predictor_has_three_hidden_layers_of_124() -> None:
-    predictor = fit_predictor(linear_groups(20), CODES, seed=0)
+    predictor = fit_predictor([(linear_groups(20), CODES)], seed=0)
     assert [w.shape for w in predictor.weights] == [(3, 124), (124, 124), (124, 124), (124, 1)]
     assert all(w.dtype == np.float32 for w in (*predictor.weights, *predictor.biases))
 
 
 def test_a_seed_fits_the_same_predictor() -> None:
-    one, two, other = (fit_predictor(linear_groups(20), CODES, seed=s) for s in (0, 0, 1))
+    one, two, other = (fit_predictor([(linear_groups(20), CODES)], seed=s) for s in (0, 0, 1))
     assert np.array_equal(one.weights[0], two.weights[0])
     assert not np.array_equal(one.weights[0], other.weights[0])
 
@@ -199,7 +202,7 @@ def test_the_predictor_without_scikit_learn_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.neural_network", None)
     with pytest.raises(BackendUnavailable, match="scikit-learn"):
-        fit_predictor(linear_groups(5), CODES, seed=0)
+        fit_predictor([(linear_groups(5), CODES)], seed=0)
 
 
 # --- rightness ----------------------------------------------------------------------------------

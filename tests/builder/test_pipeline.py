@@ -193,7 +193,7 @@ def test_the_report_has_the_latency_of_every_node(built: Any) -> None:
 
 
 def test_the_report_names_every_candidate(built: Any) -> None:
-    found = built.manifest.report["tails"]["candidates"]
+    found = built.manifest.report["tails"]["candidates"]["pioneer"]
     assert len(found) == built.recipe.tails.candidates
     assert {str(arch) for arch in tail_archs(built)} <= {entry["arch"] for entry in found}
 
@@ -203,7 +203,7 @@ def test_the_report_names_every_candidate(built: Any) -> None:
 
 def tail_archs(built: Any) -> list[Arch]:
     """The archs that the report names."""
-    return [Arch.from_dict(values) for values in built.manifest.report["tails"]["archs"]]
+    return [Arch.from_dict(values) for values in built.manifest.report["tails"]["archs"]["pioneer"]]
 
 
 def monolith(built: Any, arch: Arch) -> nn.Sequential:
@@ -285,7 +285,7 @@ def test_the_held_out_figures_are_those_of_the_test_images(built: Any, session: 
     session.use("static:pioneer")
     logits = session.infer(pixels, float("inf")).logits
     right = logits.argmax(axis=1) == labels
-    judged = read_knowledge(Bundle(built.path)).estimator.right(logits)
+    judged = read_knowledge(Bundle(built.path)).estimators["pioneer"].right(logits)
     reported, edge = built.manifest.report["fit"], 1.5 / len(labels)  # one may lie on the edge
     assert reported["judgement"] == pytest.approx((judged == right).mean(), abs=edge)
     assert reported["judgement_base"] == pytest.approx(
@@ -559,7 +559,9 @@ REFUSED: dict[str, tuple[dict[str, Any], type[OpaError], str]] = {
     ),
     "another number of classes": ({"space": {"classes": 7}}, RecipeError, "have 10 classes"),
     "a kernel that is not offered": ({"pioneer": {"kernel_size": 7}}, ArchError, "kernel size"),
-    "a resolution that is none": ({"pioneer": {"resolution": 18}}, ArchError, "resolution 18"),
+    "a resolution that is none": (
+        {"pioneer": {"resolutions": [16, 18]}}, RecipeError, "pioneer.resolutions = [18]",
+    ),
     "a pioneer of all stages": ({"pioneer": {"stages": 3}}, RecipeError, "pioneer.stages = 3"),
     "an unknown backend": ({"compile": {"backends": ["tensorflow"]}}, OpaError, "tensorflow"),
 }  # fmt: skip

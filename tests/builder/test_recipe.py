@@ -68,8 +68,8 @@ def test_a_shipped_recipes_training_fits_its_space(name: str) -> None:
 def test_a_shipped_recipes_pioneer_lies_in_its_space(name: str) -> None:
     found = read_recipe(name)
     pioneer, space = found.pioneer, found.make_space()
+    assert set(pioneer.resolutions) <= set(space.resolutions)
     space.arch(
-        resolution=pioneer.resolution or None,
         depths=pioneer.depth,
         kernel_sizes=pioneer.kernel_size,
         expand_ratios=pioneer.expand_ratio,

@@ -56,6 +56,13 @@ def test_a_wrong_belief_costs_what_it_costs() -> None:
     assert found["gains"]["large"] == pytest.approx(0.5)  # the easy ones did not go there
 
 
+def test_shares_tell_how_many_are_right_as_ever_more_go_on() -> None:
+    found = report_rightness(SURE, TRUTH, TRUTH, MACS)["shares"]
+    # The hard half gains by the large tail, and goes first; nothing is lost or won after that.
+    assert found["large"] == pytest.approx([min(1.0, 0.5 + step / 20) for step in range(21)])
+    assert found["small"] == pytest.approx([0.5] * 21)
+
+
 def test_log_loss_stands_beside_that_of_the_rate() -> None:
     found = report_rightness(SURE, TRUTH, TRUTH, MACS)
     assert found["log_loss"] == pytest.approx(-np.log(0.99), rel=1e-3)

@@ -55,7 +55,7 @@ steps = {{ full = 2, kernel = 2, depth = [2], width = [2] }}
 
 [pioneer]
 stages = 2
-resolution = 16
+resolutions = [16]
 depth = 1
 kernel_size = 3
 expand_ratio = 1

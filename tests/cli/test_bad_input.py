@@ -227,11 +227,13 @@ BUILDS: dict[str, tuple[str, str, str]] = {
     "kernel": ("kernel_size = 3\n", "kernel_size = 4\n", "kernel size in stage 1 is 4"),
     "depth": ("depth = 1\n", "depth = 5\n", "depth of stage 1 is 5"),
     "ratio": ("expand_ratio = 1\n", "expand_ratio = 3\n", "expand ratio in stage 1 is 3"),
-    "resolution": ("resolution = 16\n", "resolution = 15\n", "resolution 15"),
+    "resolution": (
+        "resolutions = [16]\ndepth = 1\n", "resolutions = [15]\ndepth = 1\n", "resolutions = [15]",
+    ),
     "all stages": ("stages = 2\n", "stages = 3\n", "pioneer.stages = 3"),
     "another space": ("head_width = 16\nf", "head_width = 24\nf", "disagree on the space's"),
     "no checkpoint": ('checkpoint = "tiny.', 'checkpoint = "gone.', "gone.safetensors does not"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("old", "new", "says"), BUILDS.values(), ids=BUILDS.keys())

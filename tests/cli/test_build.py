@@ -189,6 +189,21 @@ def test_show_says_which_systems_a_bundle_has(call: Any, toy: Any, tmp_path: Pat
     assert [node["system"] for node in found["nodes"]] == ["opa"] * 5 + ["whole"]
 
 
+def test_show_tells_the_resolutions_apart(call: Any, toy: Any, tmp_path: Path) -> None:
+    path = toy.pack(tmp_path / "one.opa")
+    rows = [line.split() for line in call("show", path).out.splitlines()]
+    assert ["pioneer", "→", "small", "16", "0.00", "60.0%"] in rows
+    larger = replace(toy.nodes[0], name="all", successors=(), resolution=24)
+    nodes = (*toy.nodes, larger)
+    canary = {key.replace("pioneer/", "all/"): value for key, value in toy.canary.items()}
+    path = toy.pack(tmp_path / "two.opa", nodes=nodes, canary={**canary, **toy.canary})
+    called = call("show", path).out
+    assert "networks at 16 and 24 px" in called
+    assert ["all", "24", "0.00", "40.0%"] in [line.split() for line in called.splitlines()]
+    found = call("show", path, "--json").json()
+    assert [node["resolution"] for node in found["nodes"]] == [16] * 5 + [24]
+
+
 @pytest.mark.usefixtures("known_machine")
 def test_show_verifies_every_engine(call: Any, bundle: Path) -> None:
     called = call("show", bundle, "--verify")

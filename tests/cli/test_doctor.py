@@ -79,6 +79,49 @@ def test_doctor_leaves_nothing(call: Any, here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
+# --- doctor of a bundle -------------------------------------------------------------------------
+
+
+def test_doctor_of_a_bundle_ends_with_a_verdict(
+    call: Any, bundle: Path, known_machine: None
+) -> None:
+    called = call("doctor", bundle, "--batch", "1,8", "--seconds", 0.001)
+    assert called.code == 0
+    verdict = called.out.splitlines()[-1]
+    assert verdict.startswith(("Worth it here", "Not worth it here"))
+    rows = [line.split() for line in called.out.splitlines()]
+    assert {row[0] for row in rows if row[1:2] == ["pioneer"]} >= {"1", "8"}
+
+
+def test_doctor_of_a_bundle_writes_one_json_object(
+    call: Any, bundle: Path, known_machine: None
+) -> None:
+    found = call("doctor", bundle, "--batch", 8, "--seconds", 0.001, "--json").json()
+    assert found["bundle"] == str(bundle)
+    assert [row["batch"] for row in found["spread"]] == [8]
+    assert {row["batch"] for row in found["handoff"]} == {8}
+    assert len(found["deadlines"]) == 5
+    assert found["worth"] in (True, False)
+    assert found["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(("--batch", "1,8"), "--batch without BUNDLE"), (("--backend", "null"), "--backend without")],
+)
+def test_doctor_refuses_what_only_a_bundle_can_have(call: Any, given: Any, said: str) -> None:
+    called = call("doctor", *given)
+    assert called.code == 2
+    assert said in called.err
+
+
+def test_doctor_refuses_batches_that_are_none(call: Any, bundle: Path) -> None:
+    assert "no list of whole numbers" in call("doctor", bundle, "--batch", "1;8").err
+    called = call("doctor", bundle, "--batch", "99")
+    assert called.code == 2
+    assert "1 to 8, the largest that this bundle is built for" in called.err
+
+
 # --- recipes ------------------------------------------------------------------------------------
 
 

@@ -79,7 +79,8 @@ def chains() -> Mapping[str, Chain]:
 @pytest.fixture
 def everything(invent: Any, every_node: tuple[Node, ...], chains: Any) -> Path:
     """The bundle of all systems."""
-    return Path(invent(every_node, knowledge=known(every_node, chains)))
+    buckets = tuple(range(1, 9))  # a part of a group is filled up to one of them
+    return Path(invent(every_node, knowledge=known(every_node, chains), buckets=buckets))
 
 
 def known(nodes: tuple[Node, ...], chains: Mapping[str, Chain]) -> Knowledge:
@@ -90,8 +91,9 @@ def known(nodes: tuple[Node, ...], chains: Mapping[str, Chain]) -> Knowledge:
     weight = np.zeros((width(5), len(opa)), np.float32)
     weight[2, 0] = -1.0  # the pioneer is the less likely right, the more its entropy
     bias = np.linspace(0.5, 1.5, len(opa)).astype(np.float32)
+    estimator = Estimator(np.log(np.full(2, 0.5, "f4")), np.log(np.stack([wrong, right])))
     return Knowledge(
-        Estimator(np.log(np.full(2, 0.5, "f4")), np.log(np.stack([wrong, right]))),
+        {opa[0]: estimator},
         Predictor((np.eye(3, dtype=np.float32), layer), (np.zeros(3, "f4"), np.zeros(1, "f4"))),
         {node.name: np.array(node.code, dtype=np.float32) for node in nodes},
         {opa[0]: Rightness(tuple(opa), weight, bias)},

@@ -56,7 +56,7 @@ def view_of(
     """After ``node``; ``ms`` of the exits for a full batch, proportional below it."""
     system, count = tree[node].system, len(logits)
     chain = [each.name for each in chain_of(tree, system)]
-    batches = (1, count) if count > 1 else (1,)
+    batches = tuple(range(1, count + 1))
     each = np.zeros((len(tree.nodes), len(batches)))
     for name, full in zip(chain, ms, strict=True):
         each[[*tree.nodes].index(name)] = [full * batch / count for batch in batches]

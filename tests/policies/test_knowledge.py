@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,7 @@ def test_models_of_some_nodes_come_in_the_order_asked_for() -> None:
 def knowledge() -> Knowledge:
     _, estimator = fitted()
     codes = {name: np.ones(4, np.float32) for name in ("pioneer", "tail2", "tail1")}
-    return Knowledge(estimator, trained()[1], codes, {"pioneer": rightness(*codes)})
+    return Knowledge({"pioneer": estimator}, trained()[1], codes, {"pioneer": rightness(*codes)})
 
 
 def test_knowledge_comes_back_from_its_arrays() -> None:
@@ -243,7 +244,9 @@ def test_knowledge_comes_back_from_its_arrays() -> None:
     found = Knowledge.from_arrays(made.to_arrays(), made.codes)
     logits, _ = group(30)
     codes = np.random.default_rng(0).random((3, 4)).astype(np.float32)
-    assert found.estimator.accuracy(logits) == made.estimator.accuracy(logits)
+    assert found.estimators.keys() == {"pioneer"}
+    one, other = (k.estimators["pioneer"].accuracy(logits) for k in (found, made))
+    assert one == other
     one, other = (k.predictor.accuracies(0.5, codes) for k in (found, made))
     np.testing.assert_array_equal(one, other)
 
@@ -251,8 +254,8 @@ def test_knowledge_comes_back_from_its_arrays() -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        "estimator/prior",
-        "estimator/weight",
+        "estimator/pioneer/prior",
+        "estimator/pioneer/weight",
         "predictor/0/bias",
         "predictor/1/weight",
         "rightness/pioneer/tail1/bias",
@@ -273,6 +276,38 @@ def test_rightness_comes_back_in_the_manifests_order() -> None:
     assert found["pioneer"].nodes == ("pioneer", "tail2", "tail1")
     np.testing.assert_array_equal(found["pioneer"].weight, made.rightness["pioneer"].weight)
     np.testing.assert_array_equal(found["pioneer"].bias, made.rightness["pioneer"].bias)
+
+
+def test_an_estimator_without_a_name_reads_every_node() -> None:
+    made = knowledge()
+    arrays = {
+        key.replace("estimator/pioneer/", "estimator/"): v for key, v in made.to_arrays().items()
+    }
+    assert {"estimator/prior", "estimator/weight"} <= arrays.keys()
+    found = Knowledge.from_arrays(arrays, made.codes)
+    logits, _ = group(30)
+    assert found.estimators.keys() == made.codes.keys()
+    for estimator in found.estimators.values():
+        assert estimator.accuracy(logits) == made.estimators["pioneer"].accuracy(logits)
+
+
+@pytest.mark.parametrize("key", ["estimator/prior", "estimator/weight"])
+def test_an_estimator_without_a_name_has_both_arrays(key: str) -> None:
+    arrays = {
+        k.replace("estimator/pioneer/", "estimator/"): v for k, v in knowledge().to_arrays().items()
+    }
+    del arrays[key]
+    with pytest.raises(BundleCorrupt, match=f"lacks the array '{key}'"):
+        Knowledge.from_arrays(arrays, knowledge().codes)
+
+
+def test_estimators_come_back_for_every_entry() -> None:
+    made = knowledge()
+    other = Estimator(*(np.ones_like(v) for v in (fitted()[1].prior, fitted()[1].weight)))
+    both = replace(made, estimators={"pioneer": fitted()[1], "tail2": other})
+    found = Knowledge.from_arrays(both.to_arrays(), made.codes)
+    assert list(found.estimators) == ["pioneer", "tail2"]
+    np.testing.assert_array_equal(found.estimators["tail2"].weight, other.weight)
 
 
 def test_a_bundle_built_earlier_has_no_rightness() -> None:

@@ -140,7 +140,7 @@ def test_it_says_what_it_was_based_on(opa: Policy, made: tuple[Tree, Knowledge])
     view = view_of([1, 2, 4, 8])
     decision, _ = opa.step(view, Budget(5.0), None)
     assert view.logits is not None
-    estimated = made[1].estimator.accuracy(view.logits)
+    estimated = made[1].estimators[view.node].accuracy(view.logits)
     assert decision.predicted_ms == (1.0, 2.0, 4.0, 8.0)
     assert decision.estimated_accuracy == estimated
     assert decision.predicted_accuracy == pytest.approx(
@@ -186,7 +186,8 @@ def invented(rng: np.random.Generator, tails: int) -> Policy:
     )
     last = np.array([[0.1], [0.6], [0.3]], np.float32)
     predictor = Predictor((np.eye(3, dtype=np.float32), last), (np.zeros(3, "f4"), np.zeros(1)))
-    knowledge = Knowledge(estimator, predictor, {"pioneer": np.zeros(0, np.float32), **codes})
+    codes = {"pioneer": np.zeros(0, np.float32), **codes}
+    knowledge = Knowledge({"pioneer": estimator}, predictor, codes)
     return make_policy("opa", Tree(tuple(nodes)), knowledge)
 
 
@@ -207,6 +208,24 @@ def test_the_choice_is_an_exact_argmax(latency: list[float], left: float, seed: 
     best = min(options)[2] if options else STOP
     assert set(decision.choice.tolist()) == {best}
     assert decision.fits == bool(options)
+
+
+def test_a_node_that_no_estimator_reads_is_refused(made: tuple[Tree, Knowledge]) -> None:
+    tree, knowledge = made
+    opa = make_policy("opa", tree, replace(knowledge, estimators={}))
+    with pytest.raises(ConfigError, match="no estimator that reads the logits of pioneer"):
+        opa.step(view_of([1, 2, 4, 8]), Budget(5.0), None)
+
+
+def test_every_node_is_judged_by_its_own_estimator(made: tuple[Tree, Knowledge]) -> None:
+    tree, knowledge = made
+    sure = Estimator(np.array([0, 1], np.float32), np.zeros((2, 5), np.float32))
+    never = replace(sure, prior=-sure.prior)
+    for estimator, judged in ((sure, 1.0), (never, 0.0)):
+        others = dict.fromkeys(TAILS, knowledge.estimators["pioneer"])
+        own = replace(knowledge, estimators={**others, "pioneer": estimator})
+        decision, _ = make_policy("opa", tree, own).step(view_of([1, 2, 4, 8]), Budget(9.0), None)
+        assert decision.estimated_accuracy == judged
 
 
 def test_a_node_without_logits_cannot_be_judged(opa: Policy) -> None:

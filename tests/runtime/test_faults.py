@@ -17,7 +17,7 @@ from opa_trt.bundle import Bundle
 from opa_trt.errors import EngineError
 from opa_trt.policies import Budget, Decision, PolicyBase, View
 from opa_trt.runtime.engines import open_loader
-from opa_trt.runtime.latency import WINDOW
+from opa_trt.runtime.margin import WINDOW
 from opa_trt.store import EngineStore
 
 JUMPS = [-1e9, -3.0, 1e3, 1e12, math.inf, math.nan]

@@ -357,8 +357,8 @@ def test_under_load_the_smaller_entry_is_picked(grow: Any, machine: Any) -> None
 
 def test_a_small_group_fits_a_larger_entry(grow: Any) -> None:
     session = grow(*entries(), ms=TWO, policy="opa")
-    assert session.infer(marked(8), 3.9).steps[0].node == "p16"
-    assert session.infer(marked(1), 3.9).steps[0].node == "p32"
+    assert session.infer(marked(8), 9.0).steps[0].node == "p16"
+    assert session.infer(marked(1), 9.0).steps[0].node == "p32"
 
 
 def test_many_chunks_need_a_smaller_entry(grow: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -127,8 +128,13 @@ def test_the_first_run_is_warm_up(toy: Any) -> None:
 
 
 def test_quantiles_are_those_of_the_runs(toy: Any) -> None:
-    turn = iter(range(10_000))
-    profile = profiled(toy, VirtualClock(), lambda *_: 1.0 + next(turn) % 100, seconds=1e9)
+    turns = Counter[int]()
+
+    def cost(name: str, batch: int) -> float:
+        turns[batch] += 1
+        return 1.0 + turns[batch] % 100
+
+    profile = profiled(toy, VirtualClock(), cost, seconds=1e9)
     for median, high, highest in profile.ms:
         assert (median, high, highest) == pytest.approx((50.5, 90.1, 99.01), abs=1.5)
 
@@ -165,6 +171,27 @@ def test_a_passing_load_hits_all_engines_alike(toy: Any) -> None:
     found = measure(engines, (1,), clock, seconds=0.2)
     small, large = (found[name].ms[0] for name in costs)
     assert large == pytest.approx([4 * ms for ms in small])
+
+
+def test_batch_sizes_and_engines_alternate(toy: Any) -> None:
+    seen: list[tuple[str, int]] = []
+    clock = VirtualClock()
+
+    def cost(name: str, batch: int) -> float:
+        seen.append((name, batch))
+        return 1.0
+
+    backend = NullBackend(clock, cost)
+    target = backend.target(max_batch=8, threads=1)
+    engines = {}
+    for name in ("tiny", "large"):
+        segment = toy.segment(name)
+        engine = backend.load(backend.compile(segment, target), segment, target)
+        engines[name] = (engine, {FEATURES: torch.zeros(1, 4, 4, 4)})
+    measure(engines, (1, 8), clock, seconds=0.0)
+    turns = [seen[-4 * (turn + 1) :][:4] for turn in range(LEAST_RUNS)]
+    assert all(len(set(turn)) == 4 for turn in turns)
+    assert len({tuple(turn) for turn in turns}) > 1
 
 
 def test_rows_are_repeated_as_needed() -> None:

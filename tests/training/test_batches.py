@@ -119,9 +119,27 @@ def test_a_shift_moves_each_image_and_repeats_its_edges(images: Images) -> None:
     assert len(offsets) > 8
 
 
+def test_cutout_gives_each_image_one_square_of_the_mean_colour(images: Images) -> None:
+    source = replace(BYTES, mean=(0.2, 0.4, 0.6))
+    batches = Batches(images, source, 20, 1, cutout=6)
+    found = batches.batch(0, 0, 16)[0]
+    plain = replace(batches, cutout=0).batch(0, 0, 16)[0]
+    changed = (found - plain).abs().amax(1) > 0.5
+    sizes = set()
+    for image, where in zip(found, changed, strict=True):
+        rows, columns = where.any(1).nonzero().squeeze(1), where.any(0).nonzero().squeeze(1)
+        box = image[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert box.abs().max() < 0.5  # the mean colour, normalised, but for rounding
+        assert where.sum() <= box[0].numel()
+        sizes.add(tuple(box.shape[1:]))
+    assert (6, 6) in sizes
+    assert all(max(size) <= 6 for size in sizes)
+    assert len(sizes) > 1  # some reach beyond the edge
+
+
 def test_augmentation_leaves_the_images_alone(images: Images) -> None:
     before = images.digest()
-    Batches(images, BYTES, 20, 1, shift=3, flip=True).batch(0, 0, 16)
+    Batches(images, BYTES, 20, 1, shift=3, flip=True, cutout=4).batch(0, 0, 16)
     assert images.digest() == before
 
 

@@ -130,7 +130,7 @@ def test_sizes_and_rates_are_positive(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["momentum", "label_smoothing", "weight_decay", "distill_weight", "shift"]
+    "key", ["momentum", "label_smoothing", "weight_decay", "distill_weight", "shift", "cutout"]
 )
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
 def test_the_other_numbers_are_not_negative(key: str, value: Any) -> None:

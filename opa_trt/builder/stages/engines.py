@@ -5,39 +5,25 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from opa_trt.builder import pooling
 from opa_trt.builder.compiling import References, Runner, compile_all
 from opa_trt.builder.contest import Outcome
-from opa_trt.builder.deployment import PIONEER
-from opa_trt.builder.fit import (
-    Records,
-    draw_groups,
-    fit_estimator,
-    fit_predictor,
-    fit_rightness,
-    report,
-)
+from opa_trt.builder.entries import Family
 from opa_trt.builder.network import walk
 from opa_trt.builder.parts import Parts, file_of
-from opa_trt.builder.rightness_report import report_rightness
 from opa_trt.builder.work import Finding
-from opa_trt.policies import Knowledge
 from opa_trt.supernet.fold import parity
 from opa_trt.supernet.onnx_form import onnx_bytes
 from opa_trt.supernet.pt2_form import pt2_bytes
 from opa_trt.supernet.trace import content, trace, trace_bytes
 from opa_trt.tree import BRANCHYNET, CASCADE, FEATURES, ONNX, PT2, TORCHSCRIPT
 
-LEAST_HELD_OUT_GROUPS = 50
-
 
 def trace_all(parts: Parts) -> Finding:
     """Every segment's portable forms; the trace is compared with its module."""
     blobs, contents, parities, features = {}, {}, {}, {}
     parts.progress.start("trace", len(parts.folded))
-    for node, example, given in walk(parts.tree, parts.folded, parts.example()):
+    for node, example, given in walk(parts.tree, parts.folded, parts.pools.example()):
         name, module = node.segment, parts.folded[node.segment]
         if name in contents:
             continue
@@ -72,7 +58,7 @@ def compile_engines(parts: Parts) -> Finding:
         parts.threads,
         parts.clock,
         parts.progress,
-        (PIONEER, parts.tail_names[-1]),
+        (parts.entries[-1].name, parts.deployment.largest),
     )
     outcome = done.outcome
     plan = {name: [asdict(row) for row in rows] for name, rows in outcome.plan.items()}
@@ -103,61 +89,27 @@ def measure_all(parts: Parts) -> Finding:
     compiled, references = parts.found["compile"], References(parts.tree, parts.canary)
     runner = Runner(parts.segments, compiled, references, parts.store, parts.clock)
     latency = runner.profiles(recipe.measure.buckets, recipe.measure.seconds)
-    chained = [name for name, node in nodes.items() if node.system in (CASCADE, BRANCHYNET)]
+    read = [entry.name for entry in parts.entries]
+    read += [name for name, node in nodes.items() if node.system in (CASCADE, BRANCHYNET)]
     arrays: dict[str, Any] = {}
-    for part, images in (("fit", parts.fitting), ("test", parts.splits.test)):
+    for part, images in (("fit", parts.pools.fitting), ("test", parts.splits.test)):
         pixels, labels, condition = pooling.draw(
-            images, parts.source, recipe.fit.images, recipe.seed + 1
+            images, parts.pools.source, recipe.fit.images, recipe.seed + 1
         )
         answers = runner.answers(pooling.as_input(pixels, recipe.data.float_images))
         arrays |= {
             f"{part}/condition": condition,
-            f"{part}/logits": answers[PIONEER],
             **{f"{part}/right/{name}": a.argmax(1) == labels for name, a in answers.items()},
-            **{f"{part}/logits/{name}": answers[name] for name in chained},
+            **{f"{part}/logits/{name}": answers[name] for name in read},
         }
     runner.close()
     accuracy = {name: float(arrays[f"fit/right/{name}"].mean()) for name in nodes}
-    first, last = accuracy[parts.tail_names[0]], accuracy[parts.tail_names[-1]]
-    line = (
-        f"{len(nodes)} nodes × {len(recipe.measure.buckets)} batch buckets; "
-        f"pioneer {accuracy[PIONEER]:.1%}, tails {first:.1%} to {last:.1%}"
-    )
+    told = [_told(family, accuracy) for family in parts.families]
+    line = f"{len(nodes)} nodes × {len(recipe.measure.buckets)} batch buckets; {'; '.join(told)}"
     return Finding(line, {"accuracy": accuracy, "latency": latency}, arrays)
 
 
-def fit(parts: Parts) -> Finding:
-    """What policies know, and how well it does on images that nothing was fitted on."""
-    wanted, seed = parts.recipe.fit, parts.recipe.seed
-    codes = np.stack([parts.supernet.space.encode(arch) for arch in parts.archs])
-    fitting, held_out = _records(parts, "fit"), _records(parts, "test")
-    estimator = fit_estimator(fitting, PIONEER)
-    names, size = parts.tail_names, wanted.group_size
-    groups = draw_groups(fitting, names, estimator, groups=wanted.groups, size=size, seed=seed)
-    predictor = fit_predictor(groups, codes, seed=seed)
-    count = max(LEAST_HELD_OUT_GROUPS, wanted.groups // 4)
-    others = draw_groups(held_out, names, estimator, groups=count, size=size, seed=seed + 1)
-    rightness = fit_rightness(fitting, PIONEER, seed=seed)
-    macs = {name: parts.cut.tail_macs(a) for name, a in zip(names, parts.archs, strict=True)}
-    trusted = report_rightness(rightness, fitting, held_out, macs)
-    facts = report(estimator, predictor, held_out, others, codes, PIONEER)
-    facts["rightness"] = trusted
-    line = (
-        f"held out: estimator {facts['judgement']:.1%} right "
-        f"(always the commoner: {facts['judgement_base']:.1%}), "
-        f"predictor RMSE {facts['rmse']:.3f}, R² {facts['r2']:.2f}, "
-        f"an image's rightness log loss {trusted['log_loss']:.3f} "
-        f"(always the rate: {trusted['log_loss_base']:.3f}), {100 * trusted['gain']:+.1f} points "
-        "image by image at equal MACs"
-    )
-    knowledge = Knowledge(estimator, predictor, {}, {PIONEER: rightness})
-    return Finding(line, facts, knowledge.to_arrays())
-
-
-def _records(parts: Parts, part: str) -> Records:
-    arrays = parts.found["measure"].arrays
-    return Records(
-        arrays[f"{part}/logits"],
-        {name: arrays[f"{part}/right/{name}"] for name in parts.nodes},
-        arrays[f"{part}/condition"],
-    )
+def _told(family: Family, accuracy: dict[str, float]) -> str:
+    """How often an entry's pioneer, its smallest and its largest tail are right."""
+    pioneer, first, *_, last = (accuracy[name] for name in (*family.nodes, family.nodes[-1]))
+    return f"{family.entry.name} {pioneer:.1%}, tails {first:.1%} to {last:.1%}"

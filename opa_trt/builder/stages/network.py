@@ -5,18 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from opa_trt.builder.network import logits_macs, run_batches, walk
+from opa_trt.builder.entries import Entry
+from opa_trt.builder.exit_heads import learn_head, make_lesson
+from opa_trt.builder.network import Pioneer, logits_macs, run_batches, walk
 from opa_trt.builder.parts import Parts
-from opa_trt.builder.picks import Setting, try_picks
-from opa_trt.builder.stages.exits import (
-    CANDIDATE_CALIBRATION,
-    learn_head,
-    lesson,
-    train_exits,
-)
-from opa_trt.builder.tails import Trials, candidates, choose, pareto_layers
+from opa_trt.builder.stages.exits import train_exits
 from opa_trt.builder.work import Finding
 from opa_trt.supernet.calibration import calibrate
 from opa_trt.supernet.fold import parity
@@ -47,101 +42,70 @@ def supernet(parts: Parts) -> Finding:
 
 
 def pioneer(parts: Parts) -> Finding:
-    """Calibrate the first stages and train their exit head, distilled from the full network."""
-    recipe, cut = parts.recipe, parts.cut
-    trunk = cut.trunk(parts.pioneer_arch)
-    calibrate(trunk, parts.calibration(recipe.calibrate.images))
-    taught = lesson(parts)
+    """For each entry, calibrate the first stages and train their exit head, distilled from the
+    full network at its resolution."""
+    facts: dict[str, dict[str, Any]] = {}
+    arrays: dict[str, Any] = {}
+    parts.progress.start("pioneer", len(parts.entries))
+    for done, entry in enumerate(parts.entries, 1):
+        made, facts[entry.name] = _pioneer(parts, entry)
+        arrays |= {f"{entry.name}/{key}": v.numpy() for key, v in made.state_dict().items()}
+        parts.progress.advance(done, entry.name)
+    archs = " and ".join(str(entry.pioneer) for entry in parts.entries)
+    macs = _range([row["macs"] / 1e6 for row in facts.values()], "{:.2f}")
+    accuracy = _range([row["accuracy"] for row in facts.values()], "{:.1%}")
+    line = f"stages 1 to {parts.cut.stages} ({archs}), {macs} M MACs, exit head {accuracy}"
+    return Finding(line, {"entries": facts}, arrays)
+
+
+def _pioneer(parts: Parts, entry: Entry) -> tuple[Pioneer, dict[str, Any]]:
+    """One entry's pioneer, and its MACs, channels and accuracy."""
+    pools, trunk = parts.pools, parts.cut.trunk(entry.pioneer)
+    calibrate(trunk, pools.calibration(entry.side, parts.recipe.calibrate.images))
+    taught = make_lesson(parts.supernet, pools, entry.side)
     features = run_batches(trunk, taught.inputs)
-    head = learn_head(parts, taught, features)
-    macs = cut.trunk_macs(parts.pioneer_arch) + logits_macs(head, features[0])
-    accuracy = _accuracy(parts, nn.Sequential(trunk, head))
-    line = (
-        f"stages 1 to {cut.stages} ({parts.pioneer_arch}), {macs / 1e6:.2f} M MACs, "
-        f"exit head {accuracy:.1%}"
-    )
-    state = parts.assemble(trunk, head).state_dict()
-    facts = {"macs": macs, "channels": features[0].shape[1], "accuracy": accuracy}
-    return Finding(line, facts, {key: value.numpy() for key, value in state.items()})
+    head = learn_head(parts.recipe, taught, features)
+    facts = {
+        "macs": parts.cut.trunk_macs(entry.pioneer) + logits_macs(head, features[0]),
+        "channels": features[0].shape[1],
+        "accuracy": _accuracy(parts, entry.side, nn.Sequential(trunk, head)),
+    }
+    return parts.assemble(trunk, head, entry.side), facts
 
 
 @torch.no_grad()
-def _accuracy(parts: Parts, module: nn.Module) -> float:
-    inputs, labels = parts.choosing_inputs
+def _accuracy(parts: Parts, side: int, module: nn.Module) -> float:
+    inputs, labels = parts.pools.choosing_inputs(side)
     logits = torch.cat(run_batches(module, inputs))
     return float((logits.argmax(1) == labels).float().mean())
 
 
-def tails(parts: Parts) -> Finding:
-    """Measure tails over the frozen pioneer, and keep those that a search would pick.
-
-    One half is spread evenly over MACs; the other is what the online search takes by a predictor
-    fitted to the first. Kept are those most often the best, then the Pareto front.
-    """
-    recipe, cut, trunk = parts.recipe, parts.cut, parts.pioneer.trunk
-    asked = recipe.tails.candidates
-    inputs, labels = parts.choosing_inputs
-    calibration = run_batches(trunk, parts.calibration(CANDIDATE_CALIBRATION))
-    features = run_batches(trunk, inputs)
-    parts.progress.start("tails", asked)
-    trials = Trials(cut, calibration, features, labels, parts.progress)
-    trials.measure(candidates(cut, parts.pioneer_arch, asked - asked // 2, recipe.seed))
-    spread = len(trials.archs)
-    picks = try_picks(trials, _setting(parts, features), asked - spread)
-    archs, macs, accuracy = trials.archs, trials.macs, trials.accuracy
-    chosen = choose(macs, accuracy, recipe.tails.count, picks)
-    layers = pareto_layers(macs, accuracy)
-    searched = sum(i >= spread for i in chosen)
-    front = sum(layers[i] == 0 for i in chosen)
-    whole = [(cut.trunk_macs(parts.pioneer_arch) + macs[i]) / 1e6 for i in chosen]
-    line = (
-        f"{len(chosen)} of {len(archs)} candidates ({searched} found by search), "
-        f"{front} on the Pareto front, {whole[0]:.1f} to {whole[-1]:.1f} M MACs"
-    )
-    facts = {
-        "archs": [archs[i].to_dict() for i in chosen],
-        "layers": [layers[i] for i in chosen],
-        "candidates": [
-            {"arch": str(arch), "tail_macs": m, "accuracy": a, "picks": n}
-            for arch, m, a, n in zip(archs, macs, accuracy, picks, strict=True)
-        ],
-    }
-    return Finding(line, facts)
-
-
-def _setting(parts: Parts, features: list[Tensor]) -> Setting:
-    """What the pioneer makes of the choosing images, from its features of them."""
-    logits = torch.cat(run_batches(parts.pioneer.head, features))
-    labels, condition = parts.choosing_pool[1:]
-    macs: int = parts.found["pioneer"].facts["macs"]
-    return Setting(
-        pioneer=parts.pioneer_arch,
-        exit_macs=macs - parts.cut.trunk_macs(parts.pioneer_arch),
-        logits=logits.numpy(),
-        right=logits.numpy().argmax(1) == labels,
-        condition=condition,
-        group_size=parts.recipe.fit.group_size,
-        seed=parts.recipe.seed,
-    )
+def _range(values: list[float], form: str) -> str:
+    """From the least to the most, or the one there is."""
+    ends = dict.fromkeys(form.format(value) for value in (min(values), max(values)))
+    return " to ".join(ends)
 
 
 def calibrate_tails(parts: Parts) -> Finding:
-    """Batch norm of every tail, measured on the frozen pioneer's features; and exit heads along
+    """Batch norm of every tail, measured on its frozen pioneer's features; and exit heads along
     the largest one, where the recipe has some."""
-    inputs = parts.calibration(parts.recipe.calibrate.images)
-    features = run_batches(parts.pioneer.trunk, inputs)
     arrays: dict[str, Any] = {}
-    tail = nn.Sequential()
-    parts.progress.start("calibrate", len(parts.archs))
-    for done, (name, arch) in enumerate(zip(parts.tail_names, parts.archs, strict=True), 1):
-        tail = parts.cut.calibrated_tail(arch, features)
-        arrays |= {f"{name}/{key}": value.numpy() for key, value in tail.state_dict().items()}
-        parts.progress.advance(done, name)
-    seen = sum(len(batch) for batch in inputs)
+    tail, seen, done = nn.Sequential(), 0, 0
+    parts.progress.start("calibrate", len(parts.deployment.tails))
+    for family in parts.families:
+        inputs = parts.pools.calibration(family.entry.side, parts.recipe.calibrate.images)
+        features = run_batches(parts.pioneers[family.entry.name].trunk, inputs)
+        for name, arch in family.by_name.items():
+            tail = parts.cut.calibrated_tail(arch, features)
+            arrays |= {f"{name}/{key}": value.numpy() for key, value in tail.state_dict().items()}
+            done += 1
+            parts.progress.advance(done, name)
+        seen = sum(len(batch) for batch in inputs)
     exits, heads = train_exits(parts, tail)
     arrays |= heads
     more = f", exit heads of {' and '.join(exits)}" if exits else ""
-    line = f"{seen:,} images, batch norm of {len(parts.nodes)} nodes{more}"
+    nodes = sum(len(family.nodes) for family in parts.families)
+    line = f"{seen:,} images, batch norm of {nodes} nodes{more}"
     facts = {"images": seen, "data": parts.splits.train.digest(), "exits": exits}
     return Finding(line, facts, arrays)
 
@@ -150,7 +114,7 @@ def fold_all(parts: Parts) -> Finding:
     """Batch norm folded away, each segment compared with what it was."""
     modules, folded = parts.modules, parts.folded
     found: dict[str, float] = {}
-    for node, source, _ in walk(parts.tree, modules, parts.example()):
+    for node, source, _ in walk(parts.tree, modules, parts.pools.example()):
         name = node.segment
         if name not in found:
             found[name] = parity(name, folded[name], modules[name], source)

@@ -1,0 +1,98 @@
+"""The whole report, as plain values for JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict
+from typing import Any
+
+from opa_trt.backends import backend, backend_names
+from opa_trt.bundle import Manifest
+from opa_trt.evaluate.compare.arms import arm_of
+from opa_trt.evaluate.compare.content import content
+from opa_trt.evaluate.compare.differences import differences
+from opa_trt.evaluate.compare.frontier import frontier_section
+from opa_trt.evaluate.compare.goals import goals
+from opa_trt.evaluate.compare.sections import Reader
+from opa_trt.runtime import Session
+from opa_trt.tree import LOGITS
+
+SCHEMA = 1
+
+
+def tables(reader: Reader) -> dict[str, Any]:
+    """All that follows from what was run: the report without what stands around it."""
+    frontier = frontier_section(reader)
+    return {
+        "partial": reader.findings.partial,
+        "seed": reader.settings.seed,
+        "settings": reader.settings.to_dict(),
+        "arms": [asdict(arm_of(name)) for name in reader.findings.arms],
+        "left_out": dict(reader.findings.left_out),
+        "loads": reader.load_rows(),
+        "results": reader.results(),
+        "means": reader.means(),
+        "differences": differences(reader),
+        "overhead": reader.overhead(),
+        "group_sizes": reader.group_sizes(),
+        "content": content(reader),
+        "violations": reader.violations(),
+        "frontier": frontier,
+        "goals": goals(reader, frontier),
+    }
+
+
+def bundle_facts(session: Session, path: str, reader: Reader) -> dict[str, Any]:
+    """What was compared: the bundle and its nodes with logits, by MACs of their routes."""
+    manifest, tree = session.manifest, session.tree
+    nodes = []
+    for node in tree.nodes.values():
+        if LOGITS not in node.outputs:
+            continue
+        route = tree.route_to(node.name).nodes
+        nodes.append(
+            {
+                "name": node.name,
+                "system": node.system,
+                "resolution": node.resolution,
+                "macs": sum(tree[name].macs for name in route),
+                "fit_accuracy": node.accuracy,
+                "test_accuracy": reader.answers.accuracy(node.name),
+                "ms": session.route_ms(node.name, reader.settings.group_size),
+            }
+        )
+    return {
+        "path": path,
+        "name": manifest.name,
+        "digest": manifest.recipe_sha256,
+        "backend": session.backend,
+        "threads": _threads(manifest),
+        "max_batch": manifest.max_batch,
+        "classes": len(manifest.classes),
+        "nodes": sorted(nodes, key=lambda row: row["macs"]),
+    }
+
+
+def machine_facts(backends: str) -> dict[str, Any]:
+    """This machine, and the versions of the backends (``a+b``) that run there."""
+    import torch
+
+    import opa_trt
+    from opa_trt.machine import gpu, processor
+
+    known = [name for name in backends.split("+") if name.partition(":")[0] in backend_names()]
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count() or 1,
+        "gpu": gpu(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "opa_trt": opa_trt.__version__,
+        "versions": {name: backend(name).availability().version for name in known},
+    }
+
+
+def _threads(manifest: Manifest) -> int:
+    return min(manifest.threads, os.cpu_count() or 1)

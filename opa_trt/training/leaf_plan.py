@@ -1,0 +1,90 @@
+"""What the training of shallow phases is, as values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from opa_trt.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Optimiser steps, and a learning rate that falls in steps (LeAF, Table 1).
+
+    The rate is multiplied by ``decay`` every ``decay_every`` steps; 0 keeps it.
+    """
+
+    steps: int
+    learning_rate: float
+    decay: float = 0.1
+    decay_every: int = 0
+
+    def __post_init__(self) -> None:
+        for key, least in (("steps", 0), ("decay_every", 0)):
+            if getattr(self, key) < least:
+                msg = f"{key} = {getattr(self, key)}."
+                raise ConfigError(msg, expected=f"{least} or more.")
+        for key in ("learning_rate", "decay"):
+            if not 0 < getattr(self, key) < math.inf:
+                msg = f"{key} = {getattr(self, key)}."
+                raise ConfigError(msg, expected="above 0.")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of one step."""
+        drops = step // self.decay_every if self.decay_every else 0
+        return float(self.learning_rate * self.decay**drops)
+
+
+@dataclass(frozen=True)
+class LeafPlan:
+    """Everything but network and images that decides what a training of shallow phases computes.
+
+    In the paper an epoch of ImageNet has 40,036 steps of 32 images. ResNet50: 60 epochs of base
+    training and of fine-tuning, each with a rate of 0.1 that falls to a tenth every 10 epochs.
+    MobileNetV2: 80 epochs at 4.5e-3, times 0.96 after each, then 100 at 4.5e-4, times 0.97,
+    with a weight decay of 4e-6.
+
+    Args:
+        base: with all configurations, or a sample of them.
+        fine: with those on the Pareto front.
+        batch_size: images a step.
+        configurations: at most so many a step, drawn anew for each where there are more.
+        window: of the adaptive loss: the steps whose mean a configuration's loss is divided by.
+        momentum: of SGD (Nesterov).
+        weight_decay: of the shallow phases' convolutions.
+        label_smoothing: of the loss.
+        shift: as for progressive shrinking, as are ``flip`` and ``cutout``.
+        flip: whether half of the images are mirrored.
+        cutout: side of a square that is cut out, in pixels.
+        checkpoint_every: steps between two saved states.
+    """
+
+    base: Schedule = Schedule(6_000, 0.1, decay_every=2_000)
+    fine: Schedule = Schedule(3_000, 0.01, decay_every=1_000)
+    batch_size: int = 32
+    configurations: int = 32
+    window: int = 100
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    shift: int = 0
+    flip: bool = False
+    cutout: int = 0
+    checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "configurations", "window", "checkpoint_every"):
+            if getattr(self, key) < 1:
+                msg = f"{key} = {getattr(self, key)}."
+                raise ConfigError(msg, expected="at least 1.")
+        for key, most in (
+            ("momentum", 1.0),
+            ("label_smoothing", 1.0),
+            ("weight_decay", math.inf),
+            ("shift", math.inf),
+            ("cutout", math.inf),
+        ):
+            if not 0 <= getattr(self, key) < most:
+                msg = f"{key} = {getattr(self, key)}."
+                raise ConfigError(msg, expected=f"0 or more, below {most:g}.")
