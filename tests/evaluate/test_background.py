@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,12 @@ def alive(pid: int) -> bool:
 
 
 def wait_until_gone(*pids: int) -> None:
+    wait_for(lambda: not any(map(alive, pids)))
+
+
+def wait_for(reached: Callable[[], bool]) -> None:
     limit = time.monotonic() + GENEROUS
-    while any(map(alive, pids)):
+    while not reached():
         assert time.monotonic() < limit, "still there"
         time.sleep(0.02)
 
@@ -90,7 +95,7 @@ def test_load_that_ran_out_is_told() -> None:
         pytest.raises(RuntimeStateError, match="1 of 1 background applications ended too early"),
         applications(1, seconds=0.01) as running,
     ):
-        wait_until_gone(*running.pids)
+        wait_for(lambda: not running.alive)
 
 
 def test_one_that_hangs_is_killed(script: None) -> None:
