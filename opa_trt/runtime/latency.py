@@ -17,6 +17,7 @@ READING_WEIGHT = 0.3  # of this group's pioneer against the filtered slowdown: o
 FORGET = 0.15  # weight of the newest group in the filtered values
 KEPT = 0.99  # of a residual, a group: what has not run for long is believed to be as profiled
 OVERHEADS = 50  # of which the median counts
+TINY = 1e-9  # ms
 ENOUGH = 5  # overheads of one kind, before the other kind's are no longer counted with them
 ABSURD = math.log(50)  # a reading so far from what was expected says something of the clock alone
 
@@ -43,7 +44,7 @@ class LatencyModel:
         self._median = np.array(
             [[profiles[name].at(max(1, n)) for n in sizes] for name in tree.nodes]
         )
-        self._spread = np.array([_spread(profiles[name]) for name in tree.nodes])
+        self._spread = np.array([[_spread(profiles[name])] for name in tree.nodes])
         systems = dict.fromkeys(node.system for node in tree.entries)
         siblings = [node.successors for node in tree.nodes.values() if node.successors]
         siblings += [tuple(node.name for node in tree.entries_of(name)) for name in systems]
@@ -56,6 +57,7 @@ class LatencyModel:
         self._log_residual = np.zeros(len(self._index))
         self._ages = np.ones(len(self._index))  # how much of each the next group keeps
         self._margins = Margins()
+        self._entry_ms = 0.0  # profiled, of the latest group's entry
         self._group = 0
         self._doubted = False  # whether the latest time to an answer was absurd
         self._overheads: dict[bool, deque[float]] = {
@@ -97,11 +99,9 @@ class LatencyModel:
             medians = self._columns[batches] = self._median[:, list(batches)]
         scale = np.exp(self._log_residual)
         scale *= slowdown
-        promised: Floats = medians * scale[:, None]
+        expected: Floats = medians * scale[:, None]
         margin = self._margins.at(slowdown)
-        late = promised + margin.extra_ms()
-        promised *= margin.factor(self._spread)[:, None]
-        return np.minimum(promised, late, out=promised)
+        return margin.promised(expected, self._entry_ms * slowdown, self._spread)
 
     def cheapest(self, siblings: tuple[str, ...], promised: Floats) -> Floats:
         """Promised ms of the cheapest way to logits through each sibling, overhead included.
@@ -122,7 +122,8 @@ class LatencyModel:
 
     def read(self, node: str, batch: int, measured_ms: float) -> float:
         """The slowdown that an entry's reading and the recent past say together."""
-        ratio = _log_ratio(measured_ms, self.profiled(node, batch))
+        self._entry_ms = self.profiled(node, batch)
+        ratio = _log_ratio(measured_ms, self._entry_ms)
         blended = READING_WEIGHT * ratio + (1 - READING_WEIGHT) * self._log_slowdown
         return math.exp(blended)
 
@@ -169,9 +170,10 @@ class LatencyModel:
         absurd = abs(ratio) >= ABSURD
         if self._doubted or not absurd:  # two in a row are no clock that was set
             self._overheads[split].append(max(0.0, own_ms))
+            whole = expected_ms + self._entry_ms * slowdown
+            score = (measured_ms - expected_ms) / max(whole, TINY)
+            self._margins.at(slowdown).observe(self._group, score)
         self._doubted = absurd
-        extra = 0.0 if absurd else measured_ms - expected_ms
-        self._margins.at(slowdown).observe(self._group, math.exp(ratio), extra)
 
 
 class _Choice:

@@ -20,65 +20,57 @@ Floats = npt.NDArray[np.float64]
 class Margin:
     """The margin on the time from a decision to the answer, in one regime.
 
-    Taken twice from the last ``WINDOW`` groups, as a factor (measured over expected) and as an
-    extra in ms (measured less expected); the smaller promise holds. A machine that is slower than
-    believed is so in proportion, but a moment's interruption takes as long whatever it interrupts:
-    what it makes of a short tail says nothing of a long one.
+    A score is how far that time was beyond its expectation, in relation to what the whole group was
+    expected to take, its entry included: a moment's interruption of a short tail would otherwise
+    be taken for a slow machine, and charged to long tails many times over.
     """
 
     def __init__(self) -> None:
-        self._scores: deque[tuple[int, float, float]] = deque()  # group, factor, extra ms
-        self._factors: list[float] = []  # the same, ascending
-        self._extras: list[float] = []  # the same, ascending
+        self._scores: deque[tuple[int, float]] = deque()  # with the group
+        self._ascending: list[float] = []  # the same
 
     def __len__(self) -> int:
         return len(self._scores)
 
-    def observe(self, group: int, factor: float, extra_ms: float) -> None:
+    def observe(self, group: int, score: float) -> None:
         """Let what a group took count."""
         if len(self._scores) == WINDOW:
             self._forget()
-        self._scores.append((group, factor, extra_ms))
-        insort(self._factors, factor)
-        insort(self._extras, extra_ms)
+        self._scores.append((group, score))
+        insort(self._ascending, score)
 
     def age(self, group: int) -> None:
         """Forget what is ``WINDOW`` groups old: what is not tried for long is tried again."""
         while self._scores and group - self._scores[0][0] >= WINDOW:
             self._forget()
 
-    def factor(self, spread: Floats) -> Floats:
-        """The factors that ``QUANTILE`` of runs stay below.
+    def promised(self, expected: Floats, entry_ms: float, spread: Floats) -> Floats:
+        """The ms that ``QUANTILE`` of runs stay below.
 
-        They are the ``FEW``-th largest of ``WINDOW`` scores. As many of them as are missing are
-        ``spread``, so that is the answer within ``FEW`` of the known ones.
+        That is the ``FEW``-th largest of ``WINDOW`` scores. As many of them as are missing are the
+        profile's ``spread``, so that is the answer within ``FEW`` of the known ones.
+
+        Args:
+            expected: ``[nodes, B]`` ms.
+            entry_ms: what the group's entry was expected to take.
+            spread: ``[nodes, 1]`` a high quantile over the median of each profile.
         """
         missing = WINDOW - len(self._scores)
-        margin: Floats = np.maximum(spread, max(1.0, self._largest(FEW)))
+        whole = expected + entry_ms
+        promised: Floats = np.maximum(expected * spread, expected + self._largest(FEW) * whole)
         if missing < FEW:
-            np.minimum(margin, max(1.0, self._largest(FEW - missing)), out=margin)
-        return margin
-
-    def extra_ms(self) -> float:
-        """The ms beyond the expectation that ``QUANTILE`` of runs stay below.
-
-        Of few scores it is not known, and infinite; the place among them is rounded up.
-        """
-        count = len(self._extras)
-        if count < WINDOW // 4:
-            return math.inf
-        place = count - min(count, math.ceil(QUANTILE * (count + 1))) + 1
-        return max(0.0, self._extras[-place])
+            known = expected + self._largest(FEW - missing) * whole
+            np.minimum(promised, known, out=promised)
+        return promised
 
     def _largest(self, place: int) -> float:
-        """The ``place``-th largest known factor; 0 where there are fewer."""
-        return self._factors[-place] if place <= len(self._factors) else 0.0
+        """The ``place``-th largest known score; 0 where there are fewer, or it is below."""
+        return max(0.0, self._ascending[-place]) if place <= len(self._ascending) else 0.0
 
     def _forget(self) -> None:
         """Let the oldest score go."""
-        _, factor, extra = self._scores.popleft()
-        del self._factors[bisect_left(self._factors, factor)]
-        del self._extras[bisect_left(self._extras, extra)]
+        _, score = self._scores.popleft()
+        del self._ascending[bisect_left(self._ascending, score)]
 
 
 class Margins:

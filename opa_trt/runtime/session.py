@@ -341,7 +341,8 @@ class Session:
         with self._machinery.device.scope():
             for first in range(0, count, chunk):
                 group.run_chunk(entry, first, chunk)
-        outcome = Outcome(count, entry.name, group.elapsed_ms(), deadline)
+        measured = group.elapsed_ms()
+        outcome = Outcome(count, entry.name, measured, deadline)
         machinery = self._machinery
         machinery.state = machinery.policy.learn(outcome, machinery.state)
         result = Result(
@@ -352,7 +353,7 @@ class Session:
             steps=tuple(group.steps),
             deadline_ms=deadline,
             predicted_ms=sum(step.predicted_ms for step in group.steps),
-            measured_ms=group.elapsed_ms(),
+            measured_ms=measured,
             fallback=group.fallback,
         )
         self._recorder.add(result)

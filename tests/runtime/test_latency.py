@@ -237,29 +237,17 @@ def test_runs_that_were_faster_than_expected_make_no_margin_below_1() -> None:
     assert promise(model, ("large",), (8,), 1.0)[0, 0] == pytest.approx(8.0)
 
 
-def test_an_interruption_of_a_short_tail_is_as_long_for_a_long_one() -> None:
+def test_an_interruption_counts_in_relation_to_the_whole_group() -> None:
     model = make()
-    for extra in [0.01] * (WINDOW - FEW - 1) + [3.0] + [3.5] * FEW:
+    entry = model.profiled("pioneer", 8)
+    model.read("pioneer", 8, entry)
+    for extra in [0.01] * (WINDOW - FEW) + [3.0] * FEW:
         model.observe_rest(1.0, 1.0 + extra, 0.0, split=False)
     small, large = promise(model, ("small", "large"), (8,), 1.0)[:, 0]
-    assert large == pytest.approx(8.0 + 3.5)
-    assert small == pytest.approx(model.profiled("small", 8) + 3.5)
-
-
-def test_what_a_long_tail_took_longer_is_in_proportion_for_a_short_one() -> None:
-    model = make()
-    score(model, *[1.01] * (WINDOW - FEW), *[1.5] * FEW)
-    small = promise(model, ("small",), (8,), 1.0)[0, 0]
-    assert small == pytest.approx(1.5 * model.profiled("small", 8))
-
-
-def test_few_scores_say_nothing_of_interruptions() -> None:
-    model = make(1.3)
-    for _ in range(WINDOW // 4 - 1):
-        model.observe_rest(1.0, 1.01, 0.0, split=False)
-    assert promise(model, ("large",), (8,), 1.0)[0, 0] == pytest.approx(8 * 1.3)
-    model.observe_rest(1.0, 1.01, 0.0, split=False)
-    assert promise(model, ("large",), (8,), 1.0)[0, 0] == pytest.approx(8.01)
+    score = 3.0 / (1.0 + entry)
+    for promised, node in ((small, "small"), (large, "large")):
+        own = model.profiled(node, 8)
+        assert promised == pytest.approx(own + score * (own + entry))
 
 
 def test_one_slow_decision_does_not_speak_for_its_kind() -> None:

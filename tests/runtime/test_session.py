@@ -23,6 +23,7 @@ from opa_trt.errors import (
     SessionClosed,
     UnknownNameError,
 )
+from opa_trt.runtime.margin import WINDOW
 
 TAILS = ("tiny", "small", "medium", "large")
 
@@ -81,7 +82,7 @@ def test_a_load_that_ends_is_forgotten(session: Any, machine: Any, toy: Any) -> 
     for _ in range(50):
         session.infer(toy.images(8), 9.5)
     machine.slowdown = 1.0
-    for _ in range(300):
+    for _ in range(WINDOW + 50):
         result = session.infer(toy.images(8), 9.5)
     assert answered_by(result) == "large"
     assert session.slowdown == pytest.approx(1.0, rel=0.01)
