@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from opa_trt.device import CPU
 from opa_trt.errors import DataError
 from opa_trt.supernet.preprocess import Preprocess
 from opa_trt.training.data import Images
@@ -40,11 +44,15 @@ class Source:
             return pixels
         return mixed(pixels, self.degradations, seed, clean=self.clean)[0]
 
-    def tensor(self, pixels: npt.NDArray[np.uint8], resolution: int | None = None) -> Tensor:
-        """``[N, 3, S, S] uint8`` to normalised ``[N, 3, R, R] float32``."""
+    def normalise(self, pixels: Tensor, resolution: int | None = None) -> Tensor:
+        """``[N, 3, S, S] uint8`` to normalised ``[N, 3, R, R] float32``, where the pixels are."""
         preprocess = Preprocess(self.size, resolution or self.size, self.mean, self.std)
-        result: Tensor = preprocess(torch.from_numpy(np.ascontiguousarray(pixels)))
+        result: Tensor = preprocess.to(pixels.device)(pixels)
         return result
+
+    def tensor(self, pixels: npt.NDArray[np.uint8], resolution: int | None = None) -> Tensor:
+        """The same of an array."""
+        return self.normalise(tensor_of(pixels), resolution)
 
     def batch(
         self,
@@ -84,6 +92,13 @@ class Source:
             yield self.batch(images, rows, seed=seed + 1000 + start, resolution=resolution)[0]
 
 
+def tensor_of(pixels: npt.NDArray[np.uint8]) -> Tensor:
+    """``pixels``, not copied where they are contiguous; they may be read-only, so never write."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(pixels))
+
+
 def spread(images: Images, count: int) -> Images:
     """At most ``count`` of ``images``, evenly."""
     places = np.linspace(0, len(images) - 1, min(len(images), count))
@@ -92,7 +107,10 @@ def spread(images: Images, count: int) -> Images:
 
 @dataclass(frozen=True)
 class Batches:
-    """Training batches, each a function of (seed, phase, step) alone."""
+    """Training batches, each a function of (seed, phase, step) alone, the same on any device.
+
+    What is drawn is drawn on the host; pixels are moved once, and augmented on ``device``.
+    """
 
     images: Images
     source: Source
@@ -101,6 +119,16 @@ class Batches:
     shift: int = 0
     flip: bool = False
     cutout: int = 0
+    device: torch.device = torch.device(CPU)
+
+    @cached_property
+    def _pixels(self) -> Tensor:
+        """``[N, 3, S, S] uint8``, all of them."""
+        return tensor_of(self.images.pixels).to(self.device)
+
+    @cached_property
+    def _labels(self) -> Tensor:
+        return torch.tensor(self.images.labels, device=self.device)
 
     def batch(self, phase: int, step: int, resolution: int) -> tuple[Tensor, Tensor]:
         """Inputs ``[N, 3, R, R] float32`` and labels ``[N] int64`` of one step."""
@@ -109,45 +137,44 @@ class Batches:
         per_epoch = count // size
         epoch, place = divmod(step, per_epoch)
         order = np.random.default_rng([self.seed, phase, epoch, 1]).permutation(count)
-        rows = order[place * size : (place + 1) * size]
+        rows = self._moved(order[place * size : (place + 1) * size])
         draw = np.random.default_rng([self.seed, phase, step, 2])
-        pixels = self._augment(self.images.pixels[rows], draw)
-        pixels = self.source.degrade(pixels, int(draw.integers(2**31)))
-        return self.source.tensor(pixels, resolution), torch.tensor(self.images.labels[rows])
+        pixels = self._augment(self._pixels[rows], draw)
+        if self.source.degradations:
+            degraded = self.source.degrade(pixels.cpu().numpy(), int(draw.integers(2**31)))
+            pixels = tensor_of(degraded).to(self.device)
+        return self.source.normalise(pixels, resolution), self._labels[rows]
 
-    def _augment(
-        self, pixels: npt.NDArray[np.uint8], draw: np.random.Generator
-    ) -> npt.NDArray[np.uint8]:
+    def _moved(self, drawn: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(drawn).to(self.device)
+
+    def _augment(self, pixels: Tensor, draw: np.random.Generator) -> Tensor:
         """Mirror some, shift each by up to ``shift`` pixels (edges repeated), cut a square out."""
         if self.flip:
-            mirrored = draw.random(len(pixels)) < 0.5
-            pixels = np.where(mirrored[:, None, None, None], pixels[..., ::-1], pixels)
+            mirrored = self._moved(draw.random(len(pixels)) < 0.5)
+            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
         if self.shift:
             pixels = self._shift(pixels, draw)
         return self._cut_out(pixels, draw) if self.cutout else pixels
 
-    def _shift(
-        self, pixels: npt.NDArray[np.uint8], draw: np.random.Generator
-    ) -> npt.NDArray[np.uint8]:
-        margin, side = self.shift, pixels.shape[-1]
-        padded = np.pad(pixels, ((0, 0), (0, 0), (margin, margin), (margin, margin)), mode="edge")
-        tops, lefts = draw.integers(0, 2 * margin + 1, (2, len(pixels)))
-        rows = tops[:, None, None, None] + np.arange(side)[None, None, :, None]
-        columns = lefts[:, None, None, None] + np.arange(side)[None, None, None, :]
-        index = np.arange(len(pixels))[:, None, None, None]
-        moved: npt.NDArray[np.uint8] = padded[
-            index, np.arange(3)[None, :, None, None], rows, columns
+    def _shift(self, pixels: Tensor, draw: np.random.Generator) -> Tensor:
+        count, channels, side = len(pixels), pixels.shape[1], pixels.shape[-1]
+        place = torch.arange(side, device=self.device)
+        first = self._moved(draw.integers(0, 2 * self.shift + 1, (2, count, 1))) - self.shift
+        rows, columns = (first + place).clamp_(0, side - 1)
+        return pixels[
+            torch.arange(count, device=self.device)[:, None, None, None],
+            torch.arange(channels, device=self.device)[None, :, None, None],
+            rows[:, None, :, None],
+            columns[:, None, None, :],
         ]
-        return moved
 
-    def _cut_out(
-        self, pixels: npt.NDArray[np.uint8], draw: np.random.Generator
-    ) -> npt.NDArray[np.uint8]:
+    def _cut_out(self, pixels: Tensor, draw: np.random.Generator) -> Tensor:
         """A square around a random pixel gets the mean colour: it may reach beyond the edge."""
         side = pixels.shape[-1]
-        first = draw.integers(0, side, (2, len(pixels), 1)) - self.cutout // 2
-        place = np.arange(side)
+        place = torch.arange(side, device=self.device)
+        first = self._moved(draw.integers(0, side, (2, len(pixels), 1))) - self.cutout // 2
         rows, columns = (place >= first) & (place < first + self.cutout)
-        mean = np.round(255 * np.array(self.source.mean)).astype(np.uint8)
+        mean = torch.tensor(self.source.mean).mul(255).round().byte().to(self.device)
         gone = rows[:, None, :, None] & columns[:, None, None, :]
-        return np.where(gone, mean[:, None, None], pixels)
+        return torch.where(gone, mean[:, None, None], pixels)

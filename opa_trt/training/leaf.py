@@ -168,6 +168,7 @@ class _Run:
             plan.shift,
             plan.flip,
             plan.cutout,
+            self.state.device,
         )
 
     def phase(self, name: str, schedule: Schedule) -> None:
@@ -194,7 +195,7 @@ class _Run:
         state, place = self.state, self.state.device
         draw = np.random.default_rng([self.seed, state.phase, step, 3])
         images, labels = self.batches.batch(state.phase, step, self.source.size)
-        images = images.to(place).contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
         chosen = draw_configurations(
             len(state.network.phases), self.plan.configurations, draw, pool
         )
@@ -206,7 +207,7 @@ class _Run:
         logits = state.network.forward_many(images, chosen)
         each = F.cross_entropy(
             logits.flatten(0, 1),
-            labels.to(place).repeat(len(chosen)),
+            labels.repeat(len(chosen)),
             reduction="none",
             label_smoothing=self.plan.label_smoothing,
         )
