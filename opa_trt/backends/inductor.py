@@ -52,6 +52,12 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+def _options() -> dict[str, Any]:
+    """Those of ``OPTIONS`` that this torch knows: 2.11 has no line tables to leave out."""
+    known = torch._inductor.config.get_config_copy()
+    return {key: value for key, value in OPTIONS.items() if key in known}
+
+
 class InductorBackend(Backend):
     """Engines are AOTInductor packages: machine code and weights in one file."""
 
@@ -156,7 +162,7 @@ def _packaged(program: Any, folder: Path) -> bytes:
     path = folder / PACKAGE
     with torch.no_grad(), fresh_cache(dir=str(folder)):
         torch._inductor.aoti_compile_and_package(
-            program, package_path=str(path), inductor_configs=dict(OPTIONS)
+            program, package_path=str(path), inductor_configs=_options()
         )
     kept = io.BytesIO()
     with zipfile.ZipFile(path) as whole, zipfile.ZipFile(kept, "w") as part:

@@ -119,7 +119,7 @@ class Batches:
     shift: int = 0
     flip: bool = False
     cutout: int = 0
-    device: torch.device = torch.device(CPU)
+    device: str | torch.device = CPU
 
     @cached_property
     def _pixels(self) -> Tensor:

@@ -192,7 +192,7 @@ class _Run:
 
     def _step(self, schedule: Schedule, step: int, pool: Sequence[Configuration] | None) -> float:
         """One optimiser step; the mean loss of its configurations."""
-        state, place = self.state, self.state.device
+        state = self.state
         draw = np.random.default_rng([self.seed, state.phase, step, 3])
         images, labels = self.batches.batch(state.phase, step, self.source.size)
         images = images.contiguous(memory_format=torch.channels_last)

@@ -58,6 +58,13 @@ def test_a_compiler_may_have_arguments(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert InductorBackend().availability().version == torch.__version__
 
 
+def test_an_option_that_this_torch_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = inductor._options()
+    assert known
+    monkeypatch.setitem(inductor.OPTIONS, "aot_inductor.of_another_version", False)
+    assert inductor._options() == known
+
+
 def test_auto_does_not_try_it_unasked() -> None:
     assert not InductorBackend.quick
 
