@@ -17,23 +17,26 @@ PRECISIONS = ("float32", "bfloat16")
 class Steps:
     """Optimiser steps of each phase of progressive shrinking (OFA, section 3).
 
-    ``depth`` and ``width`` have one entry for each choice below the largest.
+    ``depth`` and ``width`` have one entry for each choice below the largest. ``finish`` is a last
+    phase over all choices whose every step trains the largest and the smallest sub-network, too
+    (the sandwich rule of BigNAS). A phase of no steps is left out.
     """
 
     full: int = 10_000
     kernel: int = 5_000
     depth: tuple[int, ...] = (2_500, 5_000)
     width: tuple[int, ...] = (2_500, 5_000)
+    finish: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.full, self.kernel, *self.depth, *self.width) < 0:
+        if min(self.full, self.kernel, *self.depth, *self.width, self.finish) < 0:
             msg = f"training.steps = {self}."
             raise ConfigError(msg, expected="0 or more in every phase.")
 
     @property
     def total(self) -> int:
         """Steps of all phases together."""
-        return self.full + self.kernel + sum(self.depth) + sum(self.width)
+        return self.full + self.kernel + sum(self.depth) + sum(self.width) + self.finish
 
     def scaled(self, total: int) -> Steps:
         """The same phases in about ``total`` steps, at least one step each."""
@@ -47,6 +50,7 @@ class Steps:
             scale(self.kernel),
             tuple(map(scale, self.depth)),
             tuple(map(scale, self.width)),
+            scale(self.finish) if self.finish else 0,
         )
 
 
@@ -99,6 +103,7 @@ class Phase:
     """One phase: how many sub-networks a step trains, and what they are drawn from.
 
     ``largest`` says for a kind of choice of how many of its largest values; of all by default.
+    With ``sandwich`` two of them are always the largest and the smallest.
     """
 
     name: str
@@ -107,6 +112,7 @@ class Phase:
     rate: float
     largest: Mapping[Kind, int] = field(default_factory=dict)
     sort_level: int | None = None
+    sandwich: bool = False
 
     @property
     def elastic(self) -> bool:
@@ -115,11 +121,17 @@ class Phase:
 
 
 def phases(plan: TrainingPlan, space: Space) -> Iterator[Phase]:
-    """The phases of progressive shrinking in ``space``: 1, 1, 2, 2, 4, 4 sub-networks a step.
+    """The phases of progressive shrinking in ``space`` that have steps.
+
+    They train 1, 1, 2, 2, 4, 4 and at last 4 sub-networks a step.
 
     Raises:
         ConfigError: the plan has another number of depth or width phases than the space.
     """
+    return (phase for phase in _phases(plan, space) if phase.steps > 0)
+
+
+def _phases(plan: TrainingPlan, space: Space) -> Iterator[Phase]:
     counts = space.choice_counts
     shrinkable = max(counts.get("expand", 1), counts.get("width", 1))
     _check_count("depth", plan.steps.depth, counts.get("depth", 1))
@@ -135,6 +147,7 @@ def phases(plan: TrainingPlan, space: Space) -> Iterator[Phase]:
     for level, steps in enumerate(plan.steps.width):
         narrower: dict[Kind, int] = {"expand": level + 2, "width": level + 2}
         yield Phase(f"width{level + 1}", steps, 4, rate, narrower, level)
+    yield Phase("finish", plan.steps.finish, 4, rate, sandwich=True)
 
 
 def _check_count(what: str, steps: tuple[int, ...], choices: int) -> None:

@@ -141,10 +141,7 @@ def _run_phase(
         resolution = int(draw.choice(space.resolutions))
         images, labels = batches.batch(state.phase, step, resolution)
         images = images.contiguous(memory_format=torch.channels_last)
-        archs = [
-            space.sample(draw, resolution=resolution, largest=phase.largest)
-            for _ in range(phase.subnets)
-        ]
+        archs = _draw(space, phase, resolution, draw)
         for group in state.optimizer.param_groups:
             group["lr"] = _rate(phase, step)
         torch.manual_seed(int(draw.integers(2**31)))  # dropout
@@ -155,6 +152,15 @@ def _run_phase(
         if state.step % TOLD_EVERY == 0 or not note:
             note = f"loss {loss.item():.3f}"  # waits for a GPU
         progress.advance(state.step, note)
+
+
+def _draw(space: Space, phase: Phase, resolution: int, draw: np.random.Generator) -> list[Arch]:
+    """The sub-networks of one step."""
+    ends = [space.largest(resolution), space.smallest(resolution)] if phase.sandwich else []
+    return ends + [
+        space.sample(draw, resolution=resolution, largest=phase.largest)
+        for _ in range(phase.subnets - len(ends))
+    ]
 
 
 def _enter(state: TrainingState, phase: Phase) -> None:

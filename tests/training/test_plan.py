@@ -73,6 +73,25 @@ def test_each_width_phase_sorts_at_its_own_level(published: dict[str, Phase]) ->
     assert levels == [None, None, None, None, 0, 1]
 
 
+def test_a_last_phase_trains_the_ends_over_all_choices() -> None:
+    plan = replace(PLAN, steps=replace(PLAN.steps, finish=70))
+    *before, last = phases(plan, MobileNetV3Space())
+    assert not any(phase.sandwich for phase in before)
+    assert last == Phase("finish", 70, 4, 0.1, sandwich=True)
+
+
+def test_a_phase_of_no_steps_is_left_out() -> None:
+    plan = replace(PLAN, steps=Steps(0, 0, (0, 4), (0, 0), finish=5))
+    assert [phase.name for phase in phases(plan, MobileNetV3Space())] == ["depth2", "finish"]
+
+
+def test_scaling_keeps_a_last_phase_and_its_absence() -> None:
+    steps = replace(PLAN.steps, finish=90)
+    assert steps.total == 300
+    assert steps.scaled(30).finish == 9
+    assert PLAN.steps.scaled(21).finish == 0
+
+
 def test_a_space_without_elastic_depth_has_no_depth_phase() -> None:
     plan = replace(PLAN, steps=Steps(1, 1, (), (1, 1)))
     names = [phase.name for phase in phases(plan, MobileNetV3Space(depth_choices=(2,)))]

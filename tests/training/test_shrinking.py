@@ -15,7 +15,7 @@ from torch import Tensor
 
 from opa_trt.errors import CheckpointError, ConfigError, DataError
 from opa_trt.progress import Progress
-from opa_trt.supernet import MobileNetV3Space, Supernet
+from opa_trt.supernet import Arch, MobileNetV3Space, Supernet
 from opa_trt.training import shrinking
 from opa_trt.training.batches import Source
 from opa_trt.training.evaluation import batches, share_right
@@ -373,6 +373,28 @@ def test_the_full_phase_is_left_out_with_weights_to_start_from(run: Any, given: 
     state = run(start=given, progress=listener)
     assert [item[1] for item in listener.heard if item[0] == "start"] == NAMES[1:]
     assert [entry["phase"] for entry in state.log] == NAMES[1:]
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_a_last_phase_alone_trains_the_ends_and_two_more(
+    run: Any,
+    given: Supernet,
+    plan: TrainingPlan,
+    space: MobileNetV3Space,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[list[Arch]] = []
+    step = shrinking._step
+    monkeypatch.setattr(shrinking, "_step", lambda *args: (steps.append(args[4]), step(*args))[1])
+    only = replace(plan, steps=Steps(0, 0, (0,), (0, 0), finish=3))
+    state = run(start=given, plan=only)
+    assert [entry["phase"] for entry in state.log] == ["finish"]
+    assert [len(archs) for archs in steps] == [4, 4, 4]
+    for largest, smallest, *others in steps:
+        side = largest.resolution
+        assert (largest, smallest) == (space.largest(side), space.smallest(side))
+        assert {arch.resolution for arch in others} == {side}
+    assert not torch.equal(last_weight(state), given.state_dict()["parts.head.classifier.weight"])
 
 
 def test_the_weights_to_start_from_become_the_teacher(
