@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +88,7 @@ def command(
     from opa_trt.evaluate.bench_picture import draw_bench
     from opa_trt.evaluate.engine_set import open_settings
     from opa_trt.evaluate.picture import require_matplotlib
+    from opa_trt.evaluate.surroundings import machine_facts
     from opa_trt_cli.bench_tables import say_bench
     from opa_trt_cli.console import StageLines, say, say_json
 
@@ -102,7 +101,7 @@ def command(
     settings = open_settings(opened, backends, threads or (None,))
     with StageLines(quiet=True) as lines:
         found = bench(settings, sizes, monoliths=monolith, seconds=seconds, progress=lines)
-    machine = _machine()
+    machine = machine_facts()
     if as_json:
         say_json(_facts(bundle, machine, found, picture))
     else:
@@ -111,23 +110,6 @@ def command(
         draw_bench(picture, found.rows, f"{bundle.name} on {_where(found, machine)}")
         if not as_json:
             say(f"picture: {picture}")
-
-
-def _machine() -> dict[str, Any]:
-    import torch
-
-    import opa_trt
-    from opa_trt.machine import gpu, processor
-
-    return {
-        "processor": processor(),
-        "cores": os.cpu_count() or 1,
-        "gpu": gpu(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "opa_trt": opa_trt.__version__,
-    }
 
 
 def _where(found: Found, machine: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from opa_trt_cli import options
 @click.argument("recipe")
 @options.data
 @click.option("--out", type=options.PATH, metavar="FOLDER", help="The bundle; RECIPE.opa.")
-@click.option("--checkpoint", type=options.PATH, metavar="FILE", help="Weights of another place.")
+@options.checkpoint
 @click.option(
     "--backend", "backends", multiple=True, metavar="NAME", help="Instead of the recipe's; repeat."
 )

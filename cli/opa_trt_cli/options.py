@@ -55,6 +55,13 @@ def data(command: Command) -> Command:
     )(command)
 
 
+def checkpoint(command: Command) -> Command:
+    """``--checkpoint``."""
+    return click.option(
+        "--checkpoint", type=PATH, metavar="FILE", help="Weights of another place."
+    )(command)
+
+
 def space(command: Command) -> Command:
     """``--space`` and ``--width``; ``read_space`` makes a space of them."""
     command = click.option(

@@ -19,7 +19,7 @@ JSON, PICTURE = "study.json", "study.png"
 @click.argument("recipe")
 @options.data
 @click.option("--out", type=options.PATH, metavar="FOLDER", help="Of both files; RECIPE.study.")
-@click.option("--checkpoint", type=options.PATH, metavar="FILE", help="Weights of another place.")
+@options.checkpoint
 @click.option("--quick", is_flag=True, help="As few candidates as a build tries.")
 @options.threads
 @options.as_json

@@ -52,7 +52,7 @@ class Source:
 
     def tensor(self, pixels: npt.NDArray[np.uint8], resolution: int | None = None) -> Tensor:
         """The same of an array."""
-        return self.normalise(tensor_of(pixels), resolution)
+        return self.normalise(torch.from_numpy(np.ascontiguousarray(pixels)), resolution)
 
     def batch(
         self,
@@ -92,13 +92,6 @@ class Source:
             yield self.batch(images, rows, seed=seed + 1000 + start, resolution=resolution)[0]
 
 
-def tensor_of(pixels: npt.NDArray[np.uint8]) -> Tensor:
-    """``pixels``, not copied where they are contiguous; they may be read-only, so never write."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.ascontiguousarray(pixels))
-
-
 def spread(images: Images, count: int) -> Images:
     """At most ``count`` of ``images``, evenly."""
     places = np.linspace(0, len(images) - 1, min(len(images), count))
@@ -123,8 +116,10 @@ class Batches:
 
     @cached_property
     def _pixels(self) -> Tensor:
-        """``[N, 3, S, S] uint8``, all of them."""
-        return tensor_of(self.images.pixels).to(self.device)
+        """``[N, 3, S, S] uint8``, all of them: on the CPU the images' own, so never write."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return self._moved(self.images.pixels)
 
     @cached_property
     def _labels(self) -> Tensor:
@@ -142,7 +137,7 @@ class Batches:
         pixels = self._augment(self._pixels[rows], draw)
         if self.source.degradations:
             degraded = self.source.degrade(pixels.cpu().numpy(), int(draw.integers(2**31)))
-            pixels = tensor_of(degraded).to(self.device)
+            pixels = self._moved(degraded)
         return self.source.normalise(pixels, resolution), self._labels[rows]
 
     def _moved(self, drawn: npt.NDArray[Any]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,15 @@ def train_leaf(
     check_images = spread(check_images, CHECK_IMAGES)
     for images in (train_images, check_images):
         source.check(images)
-    identity = _identity(network, source, train_images, plan, seed, place)
+    identity = run_identity(
+        source,
+        train_images,
+        plan,
+        seed,
+        place,
+        phases=list(network.phases),
+        weights=weights_digest(network),
+    )
     own = copy.deepcopy(network).to(place)
     optimizer = sgd(own.shallow, plan.base.learning_rate, plan.momentum, plan.weight_decay)
     state = LeafState(own, optimizer, AdaptiveLoss(plan.window), identity)
@@ -259,25 +267,3 @@ def describe(entry: Mapping[str, Any]) -> str:
 def _macs(network: Augmented, side: int) -> Cost:
     costs = network.costs(side)
     return lambda configuration: costs.of(configuration).macs
-
-
-def _identity(
-    network: Augmented,
-    source: Source,
-    images: Images,
-    plan: LeafPlan,
-    seed: int,
-    device: torch.device,
-) -> str:
-    """A hash of everything that the weights depend on."""
-    return run_identity(
-        {
-            "phases": list(network.phases),
-            "weights": weights_digest(network),
-            "plan": {k: v for k, v in asdict(plan).items() if k != "checkpoint_every"},
-            "source": asdict(source),
-            "images": images.digest(),
-            "seed": seed,
-            "threads": torch.get_num_threads() if device.type == CPU else device.type,
-        }
-    )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from opa_trt.errors import ConfigError
+from opa_trt.training.plan import SHARED_BOUNDS, check_below, check_positive
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,7 @@ class Schedule:
             if getattr(self, key) < least:
                 msg = f"{key} = {getattr(self, key)}."
                 raise ConfigError(msg, expected=f"{least} or more.")
-        for key in ("learning_rate", "decay"):
-            if not 0 < getattr(self, key) < math.inf:
-                msg = f"{key} = {getattr(self, key)}."
-                raise ConfigError(msg, expected="above 0.")
+        check_positive(self, ("learning_rate", "decay"))
 
     def rate(self, step: int) -> float:
         """The learning rate of one step."""
@@ -78,13 +75,4 @@ class LeafPlan:
             if getattr(self, key) < 1:
                 msg = f"{key} = {getattr(self, key)}."
                 raise ConfigError(msg, expected="at least 1.")
-        for key, most in (
-            ("momentum", 1.0),
-            ("label_smoothing", 1.0),
-            ("weight_decay", math.inf),
-            ("shift", math.inf),
-            ("cutout", math.inf),
-        ):
-            if not 0 <= getattr(self, key) < most:
-                msg = f"{key} = {getattr(self, key)}."
-                raise ConfigError(msg, expected=f"0 or more, below {most:g}.")
+        check_below(self, SHARED_BOUNDS)

@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from opa_trt.errors import ConfigError
 from opa_trt.supernet import Space
 from opa_trt.supernet.genome import Kind
 
 PRECISIONS = ("float32", "bfloat16")
+
+
+SHARED_BOUNDS = {  # every plan's: 0 or more, below
+    "momentum": 1.0,
+    "label_smoothing": 1.0,
+    "weight_decay": math.inf,
+    "shift": math.inf,
+    "cutout": math.inf,
+}
+
+
+def check_positive(plan: Any, keys: Iterable[str], prefix: str = "") -> None:
+    """Raises ``ConfigError`` unless each is above 0 and finite; ``prefix`` goes before its name."""
+    for key in keys:
+        if not 0 < getattr(plan, key) < math.inf:
+            msg = f"{prefix}{key} = {getattr(plan, key)}."
+            raise ConfigError(msg, expected="above 0.")
+
+
+def check_below(plan: Any, bounds: Mapping[str, float], prefix: str = "") -> None:
+    """Raises ``ConfigError`` unless each is 0 or more and below its bound."""
+    for key, most in bounds.items():
+        if not 0 <= getattr(plan, key) < most:
+            msg = f"{prefix}{key} = {getattr(plan, key)}."
+            raise ConfigError(msg, expected=f"0 or more, below {most:g}.")
 
 
 @dataclass(frozen=True)
@@ -78,21 +104,9 @@ class TrainingPlan:
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "learning_rate", "elastic_learning_rate", "checkpoint_every"):
-            if not 0 < getattr(self, key) < math.inf:
-                msg = f"training.{key} = {getattr(self, key)}."
-                raise ConfigError(msg, expected="above 0.")
-        for key, most in (
-            ("momentum", 1.0),
-            ("label_smoothing", 1.0),
-            ("weight_decay", math.inf),
-            ("distill_weight", math.inf),
-            ("shift", math.inf),
-            ("cutout", math.inf),
-        ):
-            if not 0 <= getattr(self, key) < most:
-                msg = f"training.{key} = {getattr(self, key)}."
-                raise ConfigError(msg, expected=f"0 or more, below {most:g}.")
+        positive = ("batch_size", "learning_rate", "elastic_learning_rate", "checkpoint_every")
+        check_positive(self, positive, "training.")
+        check_below(self, {**SHARED_BOUNDS, "distill_weight": math.inf}, "training.")
         if self.precision not in PRECISIONS:
             msg = f"training.precision = {self.precision!r}."
             raise ConfigError(msg, expected=f"one of {list(PRECISIONS)}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,8 @@ def train(
         plan: phases, optimiser, augmentation.
         folder: holds the state of the run.
         seed: of the weights and of every draw.
-        start: a full network trained before; the elastic phases begin with its weights, which
-            are copied, and the full phase is left out.
+        start: trained before, the full network or all of it; the elastic phases begin with its
+            weights, which are copied, and the full phase is left out.
         device: ``cpu`` or ``cuda``, where the steps are computed.
         progress: hears of phases and steps.
 
@@ -84,7 +83,15 @@ def train(
     state = TrainingState(
         supernet,
         sgd(supernet, plan.learning_rate, plan.momentum, plan.weight_decay),
-        identity=_identity(space, source, train_images, plan, seed, start, place),
+        identity=run_identity(
+            source,
+            train_images,
+            plan,
+            seed,
+            place,
+            space=space.to_dict(),
+            **({} if start is None else {"start": weights_digest(start)}),
+        ),
         phase=0 if start is None else sum(not phase.elastic for phase in schedule),
     )
     state.restore(folder)
@@ -247,26 +254,3 @@ def _measure(
             for name, arch in archs.items()
         },
     }
-
-
-def _identity(
-    space: Space,
-    source: Source,
-    images: Images,
-    plan: TrainingPlan,
-    seed: int,
-    start: Supernet | None,
-    device: torch.device,
-) -> str:
-    """A hash of everything that the weights depend on."""
-    facts = {
-        "space": space.to_dict(),
-        "plan": {k: v for k, v in asdict(plan).items() if k != "checkpoint_every"},
-        "source": asdict(source),
-        "images": images.digest(),
-        "seed": seed,
-        "threads": torch.get_num_threads() if device.type == CPU else device.type,
-    }
-    if start is not None:
-        facts["start"] = weights_digest(start)
-    return run_identity(facts)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,30 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from opa_trt import atomic
+from opa_trt.device import CPU
 from opa_trt.errors import CheckpointError
 from opa_trt.supernet import Supernet
+from opa_trt.training.batches import Source
+from opa_trt.training.data import Images
 
 STATE_FILE = "state.safetensors"
 MOMENTUM = "momentum/"
 
 
-def run_identity(facts: Mapping[str, Any]) -> str:
-    """A hash of ``facts``, plain values: everything that a run's weights depend on."""
+def run_identity(
+    source: Source, images: Images, plan: Any, seed: int, device: torch.device, **others: Any
+) -> str:
+    """A hash of everything that a run's weights depend on.
+
+    ``plan`` is a dataclass, of which ``checkpoint_every`` does not count; ``others`` are plain.
+    """
+    facts = others | {
+        "plan": {k: v for k, v in asdict(plan).items() if k != "checkpoint_every"},
+        "source": asdict(source),
+        "images": images.digest(),
+        "seed": seed,
+        "threads": torch.get_num_threads() if device.type == CPU else device.type,
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

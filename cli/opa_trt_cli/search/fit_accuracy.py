@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("recipe")
 @options.data
-@click.option("--checkpoint", type=options.PATH, metavar="FILE", help="Weights of another place.")
+@options.checkpoint
 @click.option(
     "--archs",
     type=click.IntRange(min=1),

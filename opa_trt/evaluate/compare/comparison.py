@@ -19,7 +19,7 @@ from opa_trt.evaluate.compare.images import Data, check_enough, split_facts
 from opa_trt.evaluate.compare.pool import Pool, make_pool
 from opa_trt.evaluate.compare.recall import replay_scene
 from opa_trt.evaluate.compare.records import Records, pack
-from opa_trt.evaluate.compare.report import SCHEMA, bundle_facts, machine_facts, tables
+from opa_trt.evaluate.compare.report import SCHEMA, bundle_facts, surroundings, tables
 from opa_trt.evaluate.compare.runner import Background, Runner, Scene
 from opa_trt.evaluate.compare.sections import Reader
 from opa_trt.evaluate.compare.settings import CONTENT, Settings
@@ -105,7 +105,7 @@ def compare(
     largest = max(size, *settings.group_sizes, 0)
     facts = {
         "split": split_facts(data, manifest, len(pool), len(pool.conditions), largest),
-        "machine": machine_facts(session.backend),
+        "machine": surroundings(session.backend),
         "replay": None,
     }
     return _reported(session, runner, pool, answers, settings, facts, path)

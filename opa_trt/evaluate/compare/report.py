@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +14,7 @@ from opa_trt.evaluate.compare.differences import differences
 from opa_trt.evaluate.compare.frontier import frontier_section
 from opa_trt.evaluate.compare.goals import goals
 from opa_trt.evaluate.compare.sections import Reader
+from opa_trt.evaluate.surroundings import machine_facts
 from opa_trt.runtime import Session
 from opa_trt.tree import LOGITS
 
@@ -74,24 +74,11 @@ def bundle_facts(session: Session, path: str, reader: Reader) -> dict[str, Any]:
     }
 
 
-def machine_facts(backends: str) -> dict[str, Any]:
+def surroundings(backends: str) -> dict[str, Any]:
     """This machine, and the versions of the backends (``a+b``) that run there."""
-    import torch
-
-    import opa_trt
-    from opa_trt.machine import gpu, processor
-
     known = [name for name in backends.split("+") if name.partition(":")[0] in backend_names()]
-    return {
-        "processor": processor(),
-        "cores": os.cpu_count() or 1,
-        "gpu": gpu(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "opa_trt": opa_trt.__version__,
-        "versions": {name: backend(name).availability().version for name in known},
-    }
+    versions = {name: backend(name).availability().version for name in known}
+    return machine_facts() | {"versions": versions}
 
 
 def _threads(manifest: Manifest) -> int:
