@@ -44,8 +44,9 @@ class Steps:
     """Optimiser steps of each phase of progressive shrinking (OFA, section 3).
 
     ``depth`` and ``width`` have one entry for each choice below the largest. ``finish`` is a last
-    phase over all choices whose every step trains the largest and the smallest sub-network, too
-    (the sandwich rule of BigNAS). A phase of no steps is left out.
+    phase over all choices whose every step trains the largest and the smallest sub-network, too,
+    and in which the largest teaches the others (the sandwich rule and in-place distillation of
+    BigNAS, section 3). A phase of no steps is left out.
     """
 
     full: int = 10_000
@@ -130,14 +131,14 @@ class Phase:
 
     @property
     def elastic(self) -> bool:
-        """Whether anything is drawn, and so distilled from the full network."""
+        """Whether anything is drawn."""
         return self.name != "full"
 
 
 def phases(plan: TrainingPlan, space: Space) -> Iterator[Phase]:
     """The phases of progressive shrinking in ``space`` that have steps.
 
-    They train 1, 1, 2, 2, 4, 4 and at last 4 sub-networks a step.
+    They train 1, 1, 2, 2, 4, 4 and at last 3 sub-networks a step.
 
     Raises:
         ConfigError: the plan has another number of depth or width phases than the space.
@@ -161,7 +162,7 @@ def _phases(plan: TrainingPlan, space: Space) -> Iterator[Phase]:
     for level, steps in enumerate(plan.steps.width):
         narrower: dict[Kind, int] = {"expand": level + 2, "width": level + 2}
         yield Phase(f"width{level + 1}", steps, 4, rate, narrower, level)
-    yield Phase("finish", plan.steps.finish, 4, rate, sandwich=True)
+    yield Phase("finish", plan.steps.finish, 3, rate, sandwich=True)
 
 
 def _check_count(what: str, steps: tuple[int, ...], choices: int) -> None:

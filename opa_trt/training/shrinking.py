@@ -172,7 +172,9 @@ def _draw(space: Space, phase: Phase, resolution: int, draw: np.random.Generator
 
 def _enter(state: TrainingState, phase: Phase) -> None:
     """What happens once, before a phase's first step."""
-    if phase.elastic and state.teacher is None:
+    if phase.sandwich:
+        state.teacher = None  # the largest sub-network of each step teaches the others
+    elif phase.elastic and state.teacher is None:
         state.teacher = Supernet(state.supernet.space).to(state.device)
         state.teacher.load_state_dict(state.supernet.state_dict())
         state.teacher.eval()
@@ -188,7 +190,11 @@ def _step(
     labels: Tensor,
     archs: list[Arch],
 ) -> Tensor:
-    """One step of the optimiser; the mean loss, ``[] float32``, for which nothing waits."""
+    """One step of the optimiser; the mean loss, ``[] float32``, for which nothing waits.
+
+    Without a teacher, as in the full phase and with the sandwich rule, the first sub-network
+    learns from the labels alone and teaches the others.
+    """
     soft = None
     if state.teacher is not None and plan.distill_weight > 0:
         with torch.no_grad():
@@ -202,6 +208,8 @@ def _step(
         if soft is not None:
             loss = loss + plan.distill_weight * F.cross_entropy(logits, soft)
             loss = loss / (1 + plan.distill_weight)
+        elif plan.distill_weight > 0:
+            soft = logits.detach().softmax(1)
         (loss / len(archs)).backward()  # type: ignore[no-untyped-call]
         total += loss.detach() / len(archs)
     descend(state.supernet, state.optimizer)

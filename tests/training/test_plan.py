@@ -77,7 +77,7 @@ def test_a_last_phase_trains_the_ends_over_all_choices() -> None:
     plan = replace(PLAN, steps=replace(PLAN.steps, finish=70))
     *before, last = phases(plan, MobileNetV3Space())
     assert not any(phase.sandwich for phase in before)
-    assert last == Phase("finish", 70, 4, 0.1, sandwich=True)
+    assert last == Phase("finish", 70, 3, 0.1, sandwich=True)
 
 
 def test_a_phase_of_no_steps_is_left_out() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.nn import functional as F
 
 from opa_trt.errors import CheckpointError, ConfigError, DataError
 from opa_trt.progress import Progress
@@ -376,7 +377,7 @@ def test_the_full_phase_is_left_out_with_weights_to_start_from(run: Any, given: 
 
 
 @pytest.mark.usefixtures("unmeasured")
-def test_a_last_phase_alone_trains_the_ends_and_two_more(
+def test_a_last_phase_alone_trains_the_ends_and_another(
     run: Any,
     given: Supernet,
     plan: TrainingPlan,
@@ -389,12 +390,37 @@ def test_a_last_phase_alone_trains_the_ends_and_two_more(
     only = replace(plan, steps=Steps(0, 0, (0,), (0, 0), finish=3))
     state = run(start=given, plan=only)
     assert [entry["phase"] for entry in state.log] == ["finish"]
-    assert [len(archs) for archs in steps] == [4, 4, 4]
-    for largest, smallest, *others in steps:
+    assert [len(archs) for archs in steps] == [3, 3, 3]
+    for largest, smallest, other in steps:
         side = largest.resolution
         assert (largest, smallest) == (space.largest(side), space.smallest(side))
-        assert {arch.resolution for arch in others} == {side}
+        assert other.resolution == side
     assert not torch.equal(last_weight(state), given.state_dict()["parts.head.classifier.weight"])
+
+
+@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_in_a_last_phase_the_largest_teaches_the_others(
+    run: Any,
+    given: Supernet,
+    plan: TrainingPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    weight: float,
+) -> None:
+    learned: list[str] = []
+    entropy = F.cross_entropy
+
+    def listen(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+        learned.append("soft" if target.is_floating_point() else "labels")
+        assert not target.requires_grad
+        return entropy(logits, target, **options)
+
+    monkeypatch.setattr(F, "cross_entropy", listen)
+    last = replace(plan, steps=Steps(0, 0, (0,), (0, 0), finish=1), distill_weight=weight)
+    state = run(start=given, plan=last)
+    assert state.teacher is None
+    others = ["labels", "soft"] if weight else ["labels"]
+    assert learned == ["labels", *others, *others]
 
 
 def test_the_weights_to_start_from_become_the_teacher(
