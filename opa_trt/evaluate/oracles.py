@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from opa_trt.errors import ConfigError
 from opa_trt.policies import STOP, Budget, Decision, PolicyBase, View
+from opa_trt.policies.ways import Ways
 
 Rights = Mapping[str, npt.NDArray[np.bool_]]
 Rows = npt.NDArray[np.intp]
@@ -19,6 +20,8 @@ Rows = npt.NDArray[np.intp]
 @dataclass(frozen=True)
 class RandomPolicy(PolicyBase):
     """Uniform among the successors that fit the whole group. The state counts the draws.
+
+    Where none fits, it stops; where there is nothing to stop with, the fastest is taken.
 
     Args:
         seed: of all draws; one sequence of groups is always answered alike.
@@ -33,47 +36,53 @@ class RandomPolicy(PolicyBase):
 
     def step(self, view: View, budget: Budget, state: int) -> tuple[Decision, int]:
         """The whole group to any successor that fits, or stop where none does."""
-        fitting = _fitting(view, budget)
+        ms = view.latency_ms[:, -1].tolist()
+        fitting = [place for place, each in enumerate(ms) if each <= budget.left_ms]
         draw = np.random.default_rng([self.seed, 71, state])
-        place = int(draw.choice(fitting)) if fitting else STOP
+        place = int(draw.choice(fitting)) if fitting else _last_resort(view, ms)
         return _all_to(place, view, budget, bool(fitting), "drawn"), state + 1
 
 
 @dataclass(frozen=True)
 class OraclePolicy(PolicyBase):
-    """The fitting successor that is right most often on the group; of equals the fastest.
+    """The fitting way that is right most often on the group; of equals the fastest.
 
     It knows one group. The evaluator makes another for each: ``knowing`` gives it.
 
     Args:
         right: by node name ``[N] bool``, whether it is right on each image of the group.
         rows: the images of the group that count; all by default.
+        ways: on from every node; by default its successors.
     """
 
     right: Rights = field(default_factory=dict)
     rows: Rows | None = None
+    ways: Mapping[str, Ways] = field(default_factory=dict)
     name: str = field(default="oracle", init=False)
 
     def knowing(self, right: Rights) -> OraclePolicy:
         """The oracle of another group."""
-        return OraclePolicy(right, self.rows)
+        return OraclePolicy(right, self.rows, self.ways)
 
     def step(self, view: View, budget: Budget, state: None) -> tuple[Decision, None]:
-        """The whole group to one successor, or stop where none fits.
+        """The whole group along one way, or stop where none fits.
 
         Raises:
-            ConfigError: it was not told of a successor.
+            ConfigError: it was not told of an answer.
         """
-        if unknown := [name for name in view.successors if name not in self.right]:
+        ways = self.ways.get(view.node) or Ways.of_leaves(view.node, view.successors)
+        if unknown := [name for name in ways.ends if name not in self.right]:
             message = f"policy {self.name} was not told whether {', '.join(unknown)} is right."
             raise ConfigError(message, expected="the truth about the group, before it is answered.")
-        fitting = _fitting(view, budget)
-        hits = [int(np.count_nonzero(self._counted(name))) for name in view.successors]
-        ms = view.latency_ms[:, -1]
-        place = max(fitting, key=lambda i: (hits[i], -ms[i]), default=STOP)
-        reason = f"{hits[place]} right" if fitting else "nothing fits"
-        accuracy = tuple(float(np.mean(self._counted(name))) for name in view.successors)
-        return _all_to(place, view, budget, bool(fitting), reason, accuracy), None
+        ms = ways.latency_ms(view)[:, -1].tolist()
+        hits = [int(np.count_nonzero(self._counted(name))) for name in ways.ends]
+        best, fitting = ways.best(hits, ms, budget.left_ms)
+        reason = "nothing fits" if best is None else f"{hits[best]} right"
+        place = _last_resort(view, view.latency_ms[:, -1].tolist())
+        if best is not None:
+            place = ways.begins(best)
+        accuracy = ways.by_successor([float(np.mean(self._counted(name))) for name in ways.ends])
+        return _all_to(place, view, budget, fitting > 0, reason, accuracy), None
 
     def _counted(self, name: str) -> npt.NDArray[np.bool_]:
         right = self.right[name]
@@ -89,7 +98,9 @@ class Fold:
     scored: Rows
 
 
-def cross_validated_oracle(right: Rights, seed: int = 0) -> tuple[Fold, Fold]:
+def cross_validated_oracle(
+    right: Rights, seed: int = 0, ways: Mapping[str, Ways] | None = None
+) -> tuple[Fold, Fold]:
     """Both ways: each chooses on one half and is scored on the other. Their mean is the score.
 
     Both answer the whole group, so that the same successors fit.
@@ -97,6 +108,7 @@ def cross_validated_oracle(right: Rights, seed: int = 0) -> tuple[Fold, Fold]:
     Args:
         right: by node name ``[N] bool``; two images at least.
         seed: of the halves.
+        ways: as ``OraclePolicy`` has them.
 
     Raises:
         ConfigError: fewer than two images, or nodes that know of different numbers.
@@ -108,7 +120,8 @@ def cross_validated_oracle(right: Rights, seed: int = 0) -> tuple[Fold, Fold]:
     (count,) = counts
     order = np.random.default_rng([seed, 72]).permutation(count)
     halves = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
-    return Fold(_Half(right, halves[0]), halves[1]), Fold(_Half(right, halves[1]), halves[0])
+    first, second = (_Half(right, half, ways or {}) for half in halves)
+    return Fold(first, halves[1]), Fold(second, halves[0])
 
 
 @dataclass(frozen=True)
@@ -118,9 +131,9 @@ class _Half(OraclePolicy):
     name: str = field(default="cross_validated_oracle", init=False)
 
 
-def _fitting(view: View, budget: Budget) -> list[int]:
-    """Places of the successors that fit the whole group."""
-    return [i for i, ms in enumerate(view.latency_ms[:, -1].tolist()) if ms <= budget.left_ms]
+def _last_resort(view: View, ms: list[float]) -> int:
+    """``STOP``, or the place of the fastest successor where there is nothing to stop with."""
+    return STOP if view.logits is not None else ms.index(min(ms))
 
 
 def _all_to(

@@ -50,6 +50,7 @@ class View:
             successor, at each of ``batches``, at the present slowdown.
         slowdown: the present estimate (1 is as profiled).
         split_ms: what it costs beyond that to send on a part of the images only.
+        overhead_ms: what of ``latency_ms`` the runtime itself takes, for each node of a way.
         each_ms: ``[nodes, B]`` promised latency of every node by itself, in the tree's order;
             None where nobody asked for it.
     """
@@ -61,6 +62,7 @@ class View:
     latency_ms: Milliseconds
     slowdown: float = 1.0
     split_ms: float = 0.0
+    overhead_ms: float = 0.0
     each_ms: Milliseconds | None = None
 
     @property

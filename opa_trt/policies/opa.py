@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from opa_trt.errors import ConfigError
-from opa_trt.policies.base import STOP, Arrival, Budget, Decision, PolicyBase, View
+from opa_trt.policies.base import Arrival, Budget, Decision, PolicyBase, View
 from opa_trt.policies.entrance import Entrance
 from opa_trt.policies.evidence import Floats, ascending_powers
 from opa_trt.policies.knowledge import Estimator, Knowledge, share
+from opa_trt.policies.ways import every_way
 from opa_trt.tree import Tree
 
 
 class OpaPolicy(PolicyBase):
-    """One successor for the whole group: an exact argmax over those that fit.
+    """One way for the whole group: an exact argmax over those that fit.
 
     The pioneer's accuracy on the group is estimated from its confidences, by an estimator of its
     own: a bundle may have pioneers at several resolutions. The predictor turns that and each
     tail's arch into the tail's accuracy on the group. Equal predictions go to the faster tail.
     Where nothing fits, the pioneer's answer stands. A group enters where the most accurate way
     that fits begins, as far as the build's own measurements and the last known slowdown tell.
+
+    Where the network goes on in levels, a way is chosen anew at each, in the time that is left
+    then. At a node without logits the estimate is that of the pioneer, which is the state; there
+    is no answer to fall back on, so where nothing fits the group goes the fastest way.
     """
 
     name = "opa"
@@ -31,27 +37,30 @@ class OpaPolicy(PolicyBase):
             message = f"policy opa takes no options, got {sorted(options)}."
             raise ConfigError(message)
         self._entrance = Entrance(tree)
-        self._models = {
-            node.name: (
-                knowledge.estimators[node.name],
-                knowledge.predictor.of(
-                    np.stack([knowledge.codes[name] for name in node.successors])
-                ),
-            )
-            for node in tree.nodes.values()
-            if node.successors and node.name in knowledge.estimators
+        self._ways = every_way(tree, self.system)
+        self._estimators = knowledge.estimators
+        self._predicted: dict[str, Callable[[float], Floats]] = {
+            name: knowledge.predictor.of(np.stack([knowledge.codes[end] for end in ways.ends]))
+            for name, ways in self._ways.items()
         }
 
-    def enter(self, arrival: Arrival, budget: Budget, state: None) -> tuple[str | None, None]:
+    def enter(
+        self, arrival: Arrival, budget: Budget, state: float | None
+    ) -> tuple[str | None, None]:
         """Where the most accurate way that fits begins."""
         return self._entrance.pick(arrival, budget.left_ms), None
 
-    def step(self, view: View, budget: Budget, state: None) -> tuple[Decision, None]:
-        """The whole group to the best successor that fits, or stop."""
+    def step(
+        self, view: View, budget: Budget, state: float | None
+    ) -> tuple[Decision, float | None]:
+        """The whole group along the best way that fits, or stop."""
         if view.logits is None:
-            message = f"policy opa needs logits, which {view.node} does not give."
-            raise ConfigError(message, remedy="use another policy for this bundle.")
-        return self.decide(view, budget, ascending_powers(view.logits)), None
+            if state is None:
+                message = f"policy opa needs logits, which {view.node} does not give."
+                raise ConfigError(message, remedy="use another policy for this bundle.")
+            return self._choose(view, budget, state), state
+        decision = self.decide(view, budget, ascending_powers(view.logits))
+        return decision, decision.estimated_accuracy
 
     def decide(self, view: View, budget: Budget, powers: Floats) -> Decision:
         """``step``, where the logits' ``ascending_powers [N, C]`` are known already.
@@ -59,34 +68,40 @@ class OpaPolicy(PolicyBase):
         Raises:
             ConfigError: no estimator reads this node's logits.
         """
-        estimator, predicted = self._models_of(view.node)
-        estimated = share(estimator.judged(powers))
-        accuracy: list[float] = predicted(estimated).tolist()
-        latency: list[float] = view.latency_ms[:, -1].tolist()
-        fitting = [place for place, ms in enumerate(latency) if ms <= budget.left_ms]
-        if fitting:
-            best = max(fitting, key=lambda place: (accuracy[place], -latency[place]))
-            reason = f"{view.successors[best]} is the best of {len(fitting)} that fit"
+        return self._choose(view, budget, share(self._estimator(view.node).judged(powers)))
+
+    def _choose(self, view: View, budget: Budget, estimated: float) -> Decision:
+        """The best way that fits where the pioneer's accuracy is ``estimated`` so."""
+        ways = self._ways[view.node]
+        accuracy: list[float] = self._predicted[view.node](estimated).tolist()
+        latency: list[float] = ways.latency_ms(view)[:, -1].tolist()
+        best, fitting = ways.best(accuracy, latency, budget.left_ms)
+        if best is not None:
+            reason = f"{ways.ends[best]} is the best of {fitting} that fit"
+        elif view.logits is not None:
+            reason = "nothing fits, so the pioneer answers"
         else:
-            best, reason = STOP, "nothing fits, so the pioneer answers"
+            best = latency.index(min(latency))
+            reason = f"nothing fits, so {ways.ends[best]}, the fastest, answers"
         return Decision(
-            choice=np.full(view.pending, best, dtype=np.int64),
+            choice=np.full(view.pending, ways.begins(best), dtype=np.int64),
             successors=view.successors,
-            predicted_ms=tuple(latency),
-            predicted_accuracy=tuple(accuracy),
-            estimated_accuracy=estimated,
+            predicted_ms=tuple(view.latency_ms[:, -1].tolist()),
+            predicted_accuracy=ways.by_successor(accuracy),
+            estimated_accuracy=math.nan if view.logits is None else estimated,
             left_ms=budget.left_ms,
-            fits=bool(fitting),
+            fits=fitting > 0,
             reason=reason,
         )
 
-    def _models_of(self, node: str) -> tuple[Estimator, Callable[[float], Floats]]:
-        found = self._models.get(node)
+    def _estimator(self, node: str) -> Estimator:
+        found = self._estimators.get(node)
         if found is None:
             message = f"policy opa has no estimator that reads the logits of {node}."
+            known = [name for name in self._ways if name in self._estimators]
             raise ConfigError(
                 message,
-                expected=f"one of {', '.join(self._models) or 'no node'}.",
+                expected=f"one of {', '.join(known) or 'no node'}.",
                 remedy="use another policy for this bundle, or build it again.",
             )
         return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +14,11 @@ from opa_trt.policies.base import STOP, Arrival, Budget, Decision, Milliseconds,
 from opa_trt.policies.entrance import Entrance
 from opa_trt.policies.evidence import Floats, evidence
 from opa_trt.policies.knowledge import Knowledge, Rightness
+from opa_trt.policies.ways import Ways, every_way
 from opa_trt.tree import Tree
 
 Choice = npt.NDArray[np.int64]
+Thought = Mapping[str, float]  # how many of the images that went on each end has right
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ class OpaSplitPolicy(PolicyBase):
     Calibrated models turn each image's evidence into the probability that the node that ran is
     right, and that each successor would be. All successors and batch sizes are looked at, so the
     choice is exact (``plan``), and nothing depends on the deadline that it was fitted for.
+
+    Where the network goes on in levels, the tail is a way. At a node without logits all images go
+    on: along the way whose end was thought right most often of them, of those that fit the time
+    left then. The state is what was thought of the images that went on.
     """
 
     name = "opa_split"
@@ -58,23 +66,36 @@ class OpaSplitPolicy(PolicyBase):
                 remedy="build the bundle again.",
             )
         self._entrance = Entrance(tree)
+        self._ways = every_way(tree, self.system)
         models = {
-            name: model.of((name, *tree[name].successors))
+            name: model.of((name, *self._ways[name].ends))
             for name, model in knowledge.rightness.items()
-            if name in tree.nodes
+            if name in self._ways
         }
         self._models = {name: model for name, model in models.items() if model is not None}
 
-    def enter(self, arrival: Arrival, budget: Budget, state: None) -> tuple[str | None, None]:
+    def enter(
+        self, arrival: Arrival, budget: Budget, state: Thought | None
+    ) -> tuple[str | None, None]:
         """Where the most accurate way that fits begins."""
         return self._entrance.pick(arrival, budget.left_ms), None
 
-    def step(self, view: View, budget: Budget, state: None) -> tuple[Decision, None]:
-        """Some or all images to the best successor that fits, or stop."""
+    def step(
+        self, view: View, budget: Budget, state: Thought | None
+    ) -> tuple[Decision, Thought | None]:
+        """Some or all images along the best way that fits, or stop."""
         if view.logits is None:
-            message = f"policy opa_split needs logits, which {view.node} does not give."
-            raise ConfigError(message, remedy="use another policy for this bundle.")
-        return self.decide(view, budget, evidence(view.logits)), None
+            if state is None:
+                message = f"policy opa_split needs logits, which {view.node} does not give."
+                raise ConfigError(message, remedy="use another policy for this bundle.")
+            return self._go_on(view, budget, state), state
+        right = self._right(view.node, evidence(view.logits))
+        decision = self._decide(view, budget, right)
+        ways = self._ways[view.node]
+        if ways.direct:
+            return decision, None
+        sent = right[decision.choice != STOP, 1:]
+        return decision, dict(zip(ways.ends, sent.sum(axis=0).tolist(), strict=True))
 
     def decide(self, view: View, budget: Budget, evidence: Floats) -> Decision:
         """``step``, where the logits' ``evidence [N, F]`` is known already.
@@ -82,21 +103,51 @@ class OpaSplitPolicy(PolicyBase):
         Raises:
             ConfigError: no model reads this node's logits.
         """
-        right = self._model(view.node).probabilities(evidence)
-        found = plan(right, view.latency_ms, view.batches, view.split_ms, budget.left_ms)
+        return self._decide(view, budget, self._right(view.node, evidence))
+
+    def _decide(self, view: View, budget: Budget, right: Floats) -> Decision:
+        """What to do where each image is thought ``right [N, 1 + W]`` so likely."""
+        ways = self._ways[view.node]
+        latency = ways.latency_ms(view)
+        found = plan(right, latency, view.batches, view.split_ms, budget.left_ms)
         share = np.full(len(right), 1 / len(right), dtype=np.float32)
         estimated, *predicted = (share @ right).tolist()
         return Decision(
-            choice=found.choice,
+            choice=found.choice if ways.direct else ways.begin(found.choice),
             successors=view.successors,
             predicted_ms=tuple(view.latency_ms[:, -1].tolist()),
-            predicted_accuracy=tuple(predicted),
+            predicted_accuracy=ways.by_successor(predicted),
             estimated_accuracy=estimated,
             left_ms=budget.left_ms,
             fits=found.fits,
-            reason=_reason(view, found),
+            reason=_reason(view, ways, found),
             notes={"expected_accuracy": estimated + found.gain / view.pending},
         )
+
+    def _go_on(self, view: View, budget: Budget, thought: Thought) -> Decision:
+        """All images on from a node that has no answer of its own."""
+        ways = self._ways[view.node]
+        expected = [thought[end] / view.pending for end in ways.ends]
+        latency: list[float] = ways.latency_ms(view)[:, -1].tolist()
+        best, fitting = ways.best(expected, latency, budget.left_ms)
+        if best is None:
+            best = latency.index(min(latency))
+            reason = f"nothing fits, so {ways.ends[best]}, the fastest, answers"
+        else:
+            reason = f"on to {ways.ends[best]}, the best of {fitting} that fit"
+        return Decision(
+            choice=np.full(view.pending, ways.begins(best), dtype=np.int64),
+            successors=view.successors,
+            predicted_ms=tuple(view.latency_ms[:, -1].tolist()),
+            predicted_accuracy=ways.by_successor(expected),
+            estimated_accuracy=math.nan,
+            left_ms=budget.left_ms,
+            fits=fitting > 0,
+            reason=reason,
+        )
+
+    def _right(self, node: str, evidence: Floats) -> Floats:
+        return self._model(node).probabilities(evidence)
 
     def _model(self, node: str) -> Rightness:
         found = self._models.get(node)
@@ -104,7 +155,7 @@ class OpaSplitPolicy(PolicyBase):
             message = f"policy opa_split has no model that reads the logits of {node}."
             raise ConfigError(
                 message,
-                expected=f"one of {node} and each of its successors.",
+                expected=f"one of {node} and each answer below it.",
                 remedy="use another policy for this bundle, or build it again.",
             )
         return found
@@ -170,10 +221,10 @@ def _spread(right: Floats, tail: int, sent: int) -> Choice:
     return choice
 
 
-def _reason(view: View, found: Plan) -> str:
+def _reason(view: View, ways: Ways, found: Plan) -> str:
     if not found.fits:
         return f"nothing fits, so {view.node} answers"
     if found.tail == STOP:
         return f"no image is expected to gain by what fits, so {view.node} answers"
     who = "all" if found.sent == view.pending else f"{found.sent} of {view.pending}"
-    return f"{who} images to {view.successors[found.tail]}, +{found.gain:.2g} right expected"
+    return f"{who} images to {ways.ends[found.tail]}, +{found.gain:.2g} right expected"

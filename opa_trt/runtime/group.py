@@ -119,7 +119,7 @@ class Group:
         now = self.elapsed_ms()
         free = self.deadline_ms - now - reserved
         until = now + free * count / (count + later)
-        seen = Seen(count, expected, measured, slowdown)
+        seen = Seen(count, expected, measured, slowdown, count)
         self._answer(entry, rows, logits, until, reading, seen)
 
     def _execute(self, node: Node, source: Tensor) -> tuple[Logits, float]:
@@ -160,7 +160,7 @@ class Group:
         decision, accuracy, begun, engines = None, seen.accuracy, self.elapsed_ms(), self.engine_ms
         if node.successors:
             left = until_ms - begun
-            decision = self._decide(node, logits, seen.images, left, slowdown)
+            decision = self._decide(node, logits, seen, left, slowdown)
             self.machinery.listener.tell(decision, node.name)
             accuracy = decision.estimated_accuracy
         self.steps.append(
@@ -196,11 +196,11 @@ class Group:
         self.answered_by[rows] = self.machinery.places[node.name]
 
     def _decide(
-        self, node: Node, logits: Logits, count: int, left_ms: float, slowdown: float
+        self, node: Node, logits: Logits, seen: Seen, left_ms: float, slowdown: float
     ) -> Decision:
         machinery = self.machinery
-        batches, latency = machinery.batches(count), machinery.latency
-        promised = latency.promised(batches, slowdown)
+        batches, latency = machinery.batches(seen.images), machinery.latency
+        promised = latency.promised((*batches[:-1], seen.rows), slowdown)
         view = View(
             node=node.name,
             logits=logits,
@@ -209,6 +209,7 @@ class Group:
             latency_ms=latency.cheapest(node.successors, promised),
             slowdown=slowdown,
             split_ms=latency.split_ms(),
+            overhead_ms=latency.overhead_ms(),
             each_ms=promised,
         )
         if logits is not None and not math.isfinite(logits.sum(dtype=np.float64)):
@@ -250,7 +251,7 @@ class Group:
         if logits is not None:
             logits = logits[:count]
         accuracy = decision.predicted_accuracy[index]
-        seen = Seen(count, expected, measured, slowdown, accuracy)
+        seen = Seen(count, expected, measured, slowdown, source.shape[0], accuracy)
         self._answer(child, rows, logits, until_ms, slowdown, seen)
         return expected
 
@@ -275,12 +276,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Seen:
-    """On how many images a node ran, what was expected of it, and what it took."""
+    """On how many images a node ran (and rows, where some were filled up), what was expected of
+    it, and what it took."""
 
     images: int
     expected_ms: float
     measured_ms: float
     slowdown: float
+    rows: int
     accuracy: float = math.nan
 
 

@@ -108,9 +108,7 @@ class LatencyModel:
 
         ``[len(siblings), len(batches)]``, of what ``promised`` gave.
         """
-        cheapest = self._choices[siblings].cheapest(promised)
-        cheapest += self.overhead_ms()
-        return cheapest
+        return self._choices[siblings].cheapest(promised, self.overhead_ms())
 
     def of_group(self, count: int, largest: int) -> Floats:
         """``[nodes, 1]`` promised ms of every node for a group in chunks of at most ``largest``."""
@@ -185,15 +183,17 @@ class _Choice:
         self._alone = all(len(nodes) == 1 for nodes in steps) and len(steps) == len(ways)
         self._nodes = np.array([nodes[0] for nodes in steps], dtype=np.intp)
         self._first = np.cumsum([0, *counts[:-1]])  # of each sibling's ways
+        self._steps = np.array([[float(len(nodes))] for nodes in steps])
         self._passes = np.zeros((len(steps), len(index)))
         for way, nodes in enumerate(steps):
             self._passes[way, nodes] = 1
 
-    def cheapest(self, every: Floats) -> Floats:
-        """``[siblings, batches]`` from ``[nodes, batches]``."""
+    def cheapest(self, every: Floats, overhead_ms: float) -> Floats:
+        """``[siblings, batches]`` from ``[nodes, batches]``, and the overhead for each node."""
         if self._alone:
-            return every[self._nodes]
-        cheapest: Floats = np.minimum.reduceat(self._passes @ every, self._first, axis=0)
+            return every[self._nodes] + overhead_ms
+        ways = self._passes @ every + self._steps * overhead_ms
+        cheapest: Floats = np.minimum.reduceat(ways, self._first, axis=0)
         return cheapest
 
 

@@ -349,8 +349,15 @@ def model_of(*nodes: str) -> Rightness:
 
 
 def at(node: str, successor: str) -> View:
-    table = np.array([[1.0, 2.0]])
-    return view_of(2, node=node, successors=(successor,), batches=(1, 2), latency_ms=table)
+    each = np.array([[1.0, 2.0]] * 3)
+    return view_of(
+        2,
+        node=node,
+        successors=(successor,),
+        batches=(1, 2),
+        latency_ms=each[:1],
+        each_ms=each,
+    )
 
 
 def test_every_node_that_a_model_reads_may_be_followed(made: tuple[Tree, Knowledge]) -> None:

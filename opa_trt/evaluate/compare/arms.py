@@ -12,6 +12,7 @@ import numpy.typing as npt
 from opa_trt.errors import ConfigError
 from opa_trt.evaluate.oracles import OraclePolicy, RandomPolicy, cross_validated_oracle
 from opa_trt.policies import Knowledge, Policy, make_policy, route_end
+from opa_trt.policies.ways import every_way
 from opa_trt.tree import LOGITS, OPA, WHOLE, Tree
 
 Rights = Mapping[str, npt.NDArray[np.bool_]]
@@ -90,6 +91,7 @@ class Makers:
 
     def __init__(self, tree: Tree, knowledge: Knowledge, seed: int) -> None:
         self._tree, self._knowledge, self._seed = tree, knowledge, seed
+        self._ways = every_way(tree, OPA)
 
     def usable(self, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
         """Those of the arms that this bundle can run, and why the others cannot."""
@@ -100,7 +102,7 @@ class Makers:
                 system = self.make(name, largest_of(self._tree)).system
                 self._tree.entries_of(system)
                 mute = [node for node in silent if self._tree[node].system == system]
-                if mute and name not in (BEST, LARGEST):
+                if mute and name in (BRANCHY, CASCADE_ARM):
                     message = f"{mute[0]} has no logits, which it reads or stops at."
                     raise ConfigError(message)
             except ConfigError as exc:
@@ -120,7 +122,7 @@ class Makers:
         if name == RANDOM:
             return RandomPolicy(self._seed)
         if name in (ORACLE, ORACLE_CV):
-            return OraclePolicy()
+            return OraclePolicy(ways=self._ways)
         options = {"node": static_best} if name == BEST else {}
         return make_policy(arm_of(name).policy, self._tree, self._knowledge, **options)
 
@@ -140,8 +142,8 @@ class Makers:
             None for arms that are told nothing.
         """
         if name == ORACLE:
-            return OraclePolicy(right), None
+            return OraclePolicy(right, ways=self._ways), None
         if name == ORACLE_CV:
-            fold = cross_validated_oracle(right, self._seed + index)[index % 2]
+            fold = cross_validated_oracle(right, self._seed + index, self._ways)[index % 2]
             return fold.policy, fold.scored
         return None, None
