@@ -18,6 +18,7 @@ from opa_trt_cli import options
 @click.option(
     "--backend", "backends", multiple=True, metavar="NAME", help="Instead of the recipe's; repeat."
 )
+@options.legacy_weights
 @options.threads
 @options.as_json
 def command(
@@ -27,6 +28,7 @@ def command(
     out: Path | None,
     checkpoint: Path | None,
     backends: tuple[str, ...],
+    legacy_weights: Path | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -43,6 +45,8 @@ def command(
     found = read_recipe(recipe)
     if checkpoint is not None:
         found = found.with_checkpoint(checkpoint)
+    if legacy_weights is not None:
+        found = found.with_legacy_weights(legacy_weights)
     if backends:
         found = replace(found, compile=replace(found.compile, backends=backends))
     if threads is not None:

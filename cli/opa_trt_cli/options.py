@@ -62,6 +62,16 @@ def checkpoint(command: Command) -> Command:
     )(command)
 
 
+def legacy_weights(command: Command) -> Command:
+    """``--legacy-weights``."""
+    return click.option(
+        "--legacy-weights",
+        type=PATH,
+        metavar="FILE",
+        help="Weights of the legacy network, of another place.",
+    )(command)
+
+
 def space(command: Command) -> Command:
     """``--space`` and ``--width``; ``read_space`` makes a space of them."""
     command = click.option(

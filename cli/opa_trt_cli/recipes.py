@@ -25,14 +25,14 @@ def command(as_json: bool) -> None:
         recipe = read_recipe(name)
         checkpoint = recipe.checkpoint_path()
         shipped = checkpoint is not None and checkpoint.is_file()
-        space = recipe.make_space()
+        classes, macs = _size(recipe)
         found.append(
             {
                 "name": name,
                 "path": str(recipe.folder / f"{name}.toml"),
                 "images": recipe.data.source,
-                "classes": space.classes,
-                "largest_macs": space.macs(space.largest()),
+                "classes": classes,
+                "largest_macs": macs,
                 "checkpoint": str(checkpoint) if shipped else None,
             }
         )
@@ -59,3 +59,13 @@ def command(as_json: bool) -> None:
         ),
     )
     say(f"\nThey lie in {read_recipe(shipped_recipes()[0]).folder}; copy one to write your own.")
+
+
+def _size(recipe: Any) -> tuple[int, int]:
+    """Classes, and MACs of the largest network."""
+    if not recipe.is_legacy:
+        space = recipe.make_space()
+        return space.classes, space.macs(space.largest())
+    from opa_trt.builder.legacy_network import legacy_macs
+
+    return recipe.legacy.classes, legacy_macs(recipe)

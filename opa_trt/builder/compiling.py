@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from opa_trt.errors import BackendUnavailable
 from opa_trt.progress import Progress
 from opa_trt.runtime.canary import canary_inputs, verify
 from opa_trt.store import EngineStore, engine_key
-from opa_trt.tree import FEATURES, LOGITS, Node, PlanEntry, Segment, Target, Tree
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, PlanEntry, Segment, Target, Tree
 
 AUTO = "auto"
 
@@ -242,24 +242,35 @@ class Runner:
 
     def answers(self, images: Tensor) -> dict[str, npt.NDArray[np.float32]]:
         """The logits ``[N, C] float32`` of every node that has some, for ``images``."""
-        tree, owners = self._references.tree, self._references.nodes
-        found: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in owners}
+        found: dict[str, list[npt.NDArray[np.float32]]] = {}
         largest = min(engine.target.max_batch for engine in self._engines.values())
         with self._device.scope():
             for part in torch.split(images, largest):
-                given = self._device.upload(part.contiguous())
-                features: dict[str, Tensor] = {}
-                for name, node in owners.items():
-                    source = given
-                    if node.source == FEATURES:
-                        source = features[tree[tree.parents[node.name]].segment]
-                    made = self._engines[name].run({node.source: source})
-                    if FEATURES in made:
-                        features[name] = made[FEATURES]
-                    if LOGITS in made:
-                        found[name].append(self._device.download(made[LOGITS]).copy())
-        joined = {name: np.concatenate(parts) for name, parts in found.items() if parts}
-        return {n.name: joined[n.segment] for n in self._nodes() if n.segment in joined}
+                for name, logits in self._answers(self._device.upload(part.contiguous())):
+                    found.setdefault(name, []).append(logits)
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def _answers(self, images: Tensor) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+        """The same of one batch; nodes that read the same by the same engine run once."""
+        tree = self._references.tree
+        features: dict[str, Tensor] = {}
+        logits: dict[tuple[str, int], npt.NDArray[np.float32]] = {}
+        known: dict[tuple[str, int], Tensor | None] = {}  # by segment, and what it reads
+        for node in self._nodes():
+            source = images if node.source == IMAGES else features[tree.parents[node.name]]
+            key = node.segment, id(source)
+            if key not in known:
+                made = self._engines[node.segment].run({node.source: source})
+                given = made.get(FEATURES)
+                # the engine may give the same memory again, when it runs on other features
+                known[key] = None if given is None else given.clone()
+                if LOGITS in made:
+                    logits[key] = self._device.download(made[LOGITS]).copy()
+            kept = known[key]
+            if kept is not None:
+                features[node.name] = kept
+            if key in logits:
+                yield node.name, logits[key]
 
     def _nodes(self) -> list[Node]:
         return [*self._references.tree.nodes.values()]

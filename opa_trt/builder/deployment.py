@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
@@ -101,8 +101,7 @@ class Deployment:
         """
         return (
             *(node for family in self.families for node in self._opa(family, pioneer_macs)),
-            *self._whole(),
-            *self._cascade(),
+            *complete_networks([*self.whole], self.wanted.cascade, self._complete),
             *self._branchynet(pioneer_macs, head_macs),
         )
 
@@ -114,17 +113,6 @@ class Deployment:
         for name, arch in family.by_name.items():
             macs, code = self.cut.tail_macs(arch), self._code(arch)
             yield Node(name, name, FEATURES, (LOGITS,), (), entry.side, code, macs)
-
-    def _whole(self) -> Iterator[Node]:
-        for name in self.whole:
-            yield self._complete(name, name, WHOLE, ())
-
-    def _cascade(self) -> Iterator[Node]:
-        segments = [*self.whole]
-        chosen = [segments[i] for i in spread(len(segments), self.wanted.cascade)]
-        names = [f"cascade{i + 1}" for i in range(len(chosen))]
-        for place, (name, segment) in enumerate(zip(names, chosen, strict=True), 1):
-            yield self._complete(name, segment, CASCADE, tuple(names[place : place + 1]))
 
     def _complete(self, name: str, segment: str, system: str, successors: tuple[str, ...]) -> Node:
         arch = self.tails[self.whole[segment]][1]
@@ -161,6 +149,26 @@ class Deployment:
 
     def _code(self, arch: Arch) -> tuple[float, ...]:
         return tuple(map(float, self.cut.supernet.space.encode(arch)))
+
+
+def complete_networks(
+    segments: Sequence[str],
+    cascade: int,
+    node: Callable[[str, str, str, tuple[str, ...]], Node],
+) -> Iterator[Node]:
+    """The nodes of complete networks: each alone, and a cascade of some of them.
+
+    Args:
+        segments: theirs, by ascending MACs; a network by itself is called as its segment.
+        cascade: of how many; 0, or 2 and more.
+        node: makes one of its name, segment, system and successors.
+    """
+    for name in segments:
+        yield node(name, name, WHOLE, ())
+    chosen = [segments[place] for place in spread(len(segments), cascade)]
+    names = [f"cascade{place}" for place in range(1, len(chosen) + 1)]
+    for place, (name, segment) in enumerate(zip(names, chosen, strict=True), 1):
+        yield node(name, segment, CASCADE, tuple(names[place : place + 1]))
 
 
 def spread(count: int, wanted: int) -> list[int]:

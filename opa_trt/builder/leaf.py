@@ -9,13 +9,14 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from opa_trt.builder.deployment import complete_networks
 from opa_trt.builder.network import Exit, Pioneer
 from opa_trt.errors import ConfigError
 from opa_trt.supernet.legacy import Augmented, Configuration, PhaseCosts
 from opa_trt.supernet.legacy.cost import measured_cost
 from opa_trt.supernet.legacy.folding import fold_traced
 from opa_trt.supernet.preprocess import Preprocess
-from opa_trt.tree import FEATURES, IMAGES, LOGITS, OPA, Node, Tree
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
 
 Way = tuple[bool, ...]  # of the first phases: which run shallow
 
@@ -28,14 +29,15 @@ class LeafDeployment:
     for every choice among them that a route begins with. Without exit heads the entries end at the
     first phase, and have no logits. Every later level is a phase, and its nodes are the legacy and
     the shallow alternative of it after each node before: those of one alternative share a segment,
-    called as the first of them.
+    called after its phase (``shallow3``). An entry's segment is called as the entry.
 
     Args:
         network: trained, in evaluation mode.
         routes: the configurations, such as those on the Pareto front.
         preprocess: from images to what the network reads; its resolution is the tree's.
         exits: exit heads by the phase (from 0) that each follows; both alternatives have it.
-        system: which deployment the nodes belong to.
+        wholes: configurations that are deployed as one engine each, too, by ascending MACs.
+        cascade: of how many of those a cascade is made; 0, or 2 and more.
 
     Raises:
         ConfigError: no routes, a repeated one, one of another number of phases, an exit head that
@@ -46,14 +48,15 @@ class LeafDeployment:
     routes: Sequence[Configuration]
     preprocess: Preprocess
     exits: Mapping[int, nn.Sequential] = field(default_factory=dict)
-    system: str = OPA
+    wholes: Sequence[Configuration] = ()
+    cascade: int = 0
 
     def __post_init__(self) -> None:
         count = len(self.network.phases)
         if not self.routes or len(set(self.routes)) < len(self.routes):
             message = f"routes {', '.join(map(str, self.routes)) or 'none'}."
             raise ConfigError(message, expected="at least one, and each once.")
-        for route in self.routes:
+        for route in (*self.routes, *self.wholes):
             if len(route.shallow) != count:
                 message = f"route {route} of {len(route.shallow)} phases."
                 raise ConfigError(message, expected=f"one of {count}.")
@@ -72,7 +75,7 @@ class LeafDeployment:
             ways = self._ways(last)
             for way in ways:
                 nodes.append(self._node(way))
-        return Tree(tuple(nodes))
+        return Tree((*nodes, *complete_networks([*self._whole], self.cascade, self._complete)))
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
@@ -81,12 +84,19 @@ class LeafDeployment:
         for last in range(self._first, self._count):
             for way in self._ways(last):
                 found.setdefault(self._segment(way), self._module(way))
+        for name, whole in self._whole.items():
+            found[name] = nn.Sequential(self.preprocess, *self._every_part(whole)).eval()
         return found
 
     @cached_property
     def folded(self) -> dict[str, nn.Module]:
         """Every segment's module with its batch norm folded, by its name."""
         return {name: fold_traced(module) for name, module in self.modules.items()}
+
+    def segments_of(self, route: Configuration) -> list[str]:
+        """The segments that a route passes, deployed or not."""
+        places = range(self._first + 1, self._count + 1)
+        return [self._segment(route.shallow[:end]) for end in places]
 
     def node_of(self, route: Configuration) -> str:
         """The leaf that a route ends in.
@@ -113,10 +123,7 @@ class LeafDeployment:
         return [*dict.fromkeys(route.shallow[: last + 1] for route in self.routes)]
 
     def _segment(self, way: Way) -> str:
-        """Called as the first node that has it."""
-        if len(way) - 1 == self._first:
-            return _name(way)
-        return _name(next(each for each in self._ways(len(way) - 1) if each[-1] is way[-1]))
+        return _name(way) if len(way) - 1 == self._first else _kind(len(way), way[-1])
 
     def _node(self, way: Way) -> Node:
         last, side = len(way) - 1, self.preprocess.resolution
@@ -133,8 +140,23 @@ class LeafDeployment:
             side,
             tuple(map(float, (*way, *rest))),
             self._macs(way),
-            system=self.system,
         )
+
+    @property
+    def _whole(self) -> dict[str, Configuration]:
+        return {f"whole{place}": each for place, each in enumerate(self.wholes, 1)}
+
+    def _complete(self, name: str, segment: str, system: str, successors: tuple[str, ...]) -> Node:
+        whole = self._whole[segment]
+        code = tuple(map(float, whole.shallow))
+        macs, side = self._costs.of(whole).macs, self.preprocess.resolution
+        return Node(name, segment, IMAGES, (LOGITS,), successors, side, code, macs, system=system)
+
+    def _every_part(self, whole: Configuration) -> Iterator[nn.Module]:
+        yield self.network.links[0]
+        for place, shallow in enumerate(whole.shallow):
+            yield self.network.phase(place, shallow)
+            yield self.network.links[place + 1]
 
     def _module(self, way: Way) -> nn.Module:
         """Of the segment that the node of this way has."""
@@ -187,5 +209,9 @@ class LeafDeployment:
 
 def _name(way: Way) -> str:
     """``legacy1-shallow2``: what runs, phases numbered from 1."""
-    kinds = ("shallow" if shallow else "legacy" for shallow in way)
-    return "-".join(f"{kind}{place}" for place, kind in enumerate(kinds, 1))
+    return "-".join(_kind(place, shallow) for place, shallow in enumerate(way, 1))
+
+
+def _kind(phase: int, shallow: bool) -> str:
+    """``shallow2``: an alternative of a phase, numbered from 1."""
+    return f"{'shallow' if shallow else 'legacy'}{phase}"

@@ -27,16 +27,16 @@ def pack_bundle(parts: Parts, out: Path) -> Manifest:
     Raises:
         BundleError: something that is no bundle stands at ``out``.
     """
-    compiled = parts.found["compile"]
+    compiled = parts.compiled
     files = {
         **{
             f"segments/{file_of(name, form)}": data
-            for name, segment in parts.segments.items()
+            for name, segment in parts.deployed.items()
             for form, data in segment.forms.items()
         },
         **{f"engines/{name}": data for name, data in compiled.blobs.items()},
         PROFILE: pack_arrays({**parts.found["fit"].arrays, **chains_to_arrays(parts.chains)}),
-        CANARY: pack_arrays(parts.canary),
+        CANARY: pack_arrays(parts.references.canary),
     }
     return pack(out, _manifest(parts), files)
 
@@ -44,7 +44,7 @@ def pack_bundle(parts: Parts, out: Path) -> Manifest:
 def _manifest(parts: Parts) -> Manifest:
     """The manifest, its list of files still empty."""
     recipe, data = parts.recipe, parts.recipe.data
-    compiled = parts.found["compile"].facts
+    compiled = parts.compiled.facts
     accuracy = parts.found["measure"].facts["accuracy"]
     largest = recipe.compile.max_batch
     return Manifest(
@@ -54,7 +54,9 @@ def _manifest(parts: Parts) -> Manifest:
         recipe_sha256=recipe.digest(),
         classes=parts.classes,
         images=ImageSpec(data.size, data.dtype, data.mean, data.std),
-        nodes=tuple(replace(n, accuracy=accuracy[n.name]) for n in parts.tree.nodes.values()),
+        nodes=tuple(
+            replace(n, accuracy=accuracy.get(n.name, 0.0)) for n in parts.tree.nodes.values()
+        ),
         segments={
             name: SegmentEntry(
                 s.inputs,
@@ -62,7 +64,7 @@ def _manifest(parts: Parts) -> Manifest:
                 s.content,
                 {form: f"segments/{file_of(name, form)}" for form in s.forms},
             )
-            for name, s in parts.segments.items()
+            for name, s in parts.deployed.items()
         },
         engines=tuple(
             EngineEntry(entry["segment"], Target(**entry["target"]), entry["key"], entry["file"])

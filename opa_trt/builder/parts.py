@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from opa_trt.backends import backend
+from opa_trt.builder.branches import Branch, branches_of
 from opa_trt.builder.canary import canary_arrays
 from opa_trt.builder.chains import fit_chain
-from opa_trt.builder.compiling import AUTO
-from opa_trt.builder.deployment import Deployment
-from opa_trt.builder.entries import Entry, Family, Shape, make_entries
-from opa_trt.builder.network import Cut, Pioneer, owners
+from opa_trt.builder.compiling import AUTO, References
+from opa_trt.builder.network import owners
 from opa_trt.builder.pooling import Pools
 from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.work import Finding
 from opa_trt.clock import Clock
-from opa_trt.errors import RecipeError
 from opa_trt.policies.thresholds import DOUBTS, Chain, chain_of
 from opa_trt.progress import Progress
 from opa_trt.store import EngineStore
-from opa_trt.supernet import Arch, Supernet, load
-from opa_trt.supernet.fold import fold
 from opa_trt.supernet.preprocess import Preprocess
 from opa_trt.training.data import Splits
 from opa_trt.training.exit_head import exit_head
@@ -56,8 +53,12 @@ def file_of(segment: str, form: str) -> str:
 
 
 @dataclass
-class Parts:
-    """One build: its recipe, its images, what the stages have found, and what follows from it."""
+class Parts(ABC):
+    """One build: its recipe, its images, what the stages have found, and what follows from it.
+
+    What follows from nodes and their modules is here; which nodes there are, and what they
+    compute, is said for each kind of network.
+    """
 
     recipe: Recipe
     splits: Splits
@@ -67,16 +68,47 @@ class Parts:
     threads: int
     found: dict[str, Finding] = field(default_factory=dict)
 
-    # --- from recipe and images -----------------------------------------------------------------
+    # --- said for each kind of network ----------------------------------------------------------
 
-    @property
-    def checkpoint(self) -> Path:
-        """The weights' file.
+    @abstractmethod
+    def check(self) -> None:
+        """Tell what cannot be built before any stage has run.
 
         Raises:
-            CheckpointError: the recipe names none.
+            OpaError: says what.
         """
-        return self.recipe.named_checkpoint()
+
+    @property
+    @abstractmethod
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that the network's weights are read from."""
+
+    @property
+    @abstractmethod
+    def tree(self) -> Tree:
+        """Every deployed node, parents first."""
+
+    @property
+    def covering(self) -> Tree:
+        """A tree that has every segment that is compiled: more than are deployed, where latency
+        decides which are."""
+        return self.tree
+
+    @property
+    @abstractmethod
+    def modules(self) -> dict[str, nn.Module]:
+        """Every compiled segment's calibrated module, by its name."""
+
+    @abstractmethod
+    def fold(self, module: nn.Module) -> nn.Module:
+        """A module with its batch norm folded away."""
+
+    @property
+    @abstractmethod
+    def telling(self) -> tuple[str, ...]:
+        """The segments on which hopeless backends are told."""
+
+    # --- from recipe and images -----------------------------------------------------------------
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -88,125 +120,36 @@ class Parts:
         """What is drawn from the images."""
         return Pools(self.recipe, self.splits)
 
-    @cached_property
-    def supernet(self) -> Supernet:
-        """The weights, checked against the recipe's space."""
-        space = self.recipe.make_space(len(self.classes))
-        return load(self.checkpoint, expected=space)
-
-    @cached_property
-    def shape(self) -> Shape:
-        """What every pioneer is made of: what the recipe says, or else what the study chose."""
-        if self.recipe.pioneer.stages:
-            return Shape.of(self.recipe.pioneer)
-        return Shape(**self.found["study"].facts["choice"])
-
-    @cached_property
-    def cut(self) -> Cut:
-        """Where pioneers and tails meet.
-
-        Raises:
-            RecipeError: after the last stage, or with fewer stages left than exits asked for.
-        """
-        stages, total = self.shape.stages, len(self.supernet.space.slots)
-        if stages >= total:
-            message = f"pioneer.stages = {stages}."
-            raise RecipeError(message, expected=f"fewer than the space's {total}.")
-        if self.recipe.baselines.branchynet > (most := total - stages + 2):
-            message = f"baselines.branchynet = {self.recipe.baselines.branchynet}."
-            raise RecipeError(message, expected=f"at most {most}: the largest tail has no more.")
-        return Cut(self.supernet, stages)
-
-    @cached_property
-    def entries(self) -> list[Entry]:
-        """A pioneer for each resolution, ascending.
-
-        Raises:
-            RecipeError, ArchError: as ``make_entries`` says.
-        """
-        return make_entries(self.supernet.space, self.shape, self.recipe.pioneer.resolutions)
-
-    def assemble(self, trunk: nn.Sequential, head: nn.Sequential, side: int) -> Pioneer:
-        """A pioneer's module, with the recipe's preprocessing in front."""
+    def preprocess(self, side: int) -> Preprocess:
+        """From images as the recipe has them to what a network reads."""
         data = self.recipe.data
-        preprocess = Preprocess(
-            data.size, side, data.mean, data.std, bytes_in=not data.float_images
-        )
-        return Pioneer(preprocess, trunk, head)
+        return Preprocess(data.size, side, data.mean, data.std, bytes_in=not data.float_images)
 
     # --- from what stages found -----------------------------------------------------------------
 
-    @cached_property
-    def pioneers(self) -> dict[str, Pioneer]:
-        """Every entry's calibrated pioneer with its trained exit head, by name."""
-        found, width, made = self.found["pioneer"], self.recipe.pioneer.head_width, {}
-        for entry in self.entries:
-            channels = int(found.facts["entries"][entry.name]["channels"])
-            head = exit_head(channels, width, len(self.classes))
-            module = self.assemble(self.cut.trunk(entry.pioneer), head, entry.side)
-            module.load_state_dict(_below(f"{entry.name}/", found.arrays.items()))
-            made[entry.name] = module.eval().requires_grad_(False)
-        return made
-
-    @cached_property
-    def pioneer_macs(self) -> dict[str, int]:
-        """Of every pioneer, its exit head included."""
-        rows = self.found["pioneer"].facts["entries"]
-        return {name: int(row["macs"]) for name, row in rows.items()}
-
-    @cached_property
-    def families(self) -> list[Family]:
-        """Every entry with its chosen tails."""
-        archs = self.found["tails"].facts["archs"]
-        return [Family(e, tuple(map(Arch.from_dict, archs[e.name]))) for e in self.entries]
-
-    @cached_property
-    def deployment(self) -> Deployment:
-        """What is deployed, and where the archs of the systems beside ``opa`` come from."""
-        front = self.found["tails"].facts["front"]
-        return Deployment(self.cut, self.families, front, self.recipe.baselines)
-
-    @cached_property
-    def tree(self) -> Tree:
-        """Every system's nodes, parents first."""
-        exits = self.found["calibrate"].facts["exits"]
-        head_macs = {name: row["head_macs"] for name, row in exits.items()}
-        return Tree(self.deployment.nodes(self.pioneer_macs, head_macs))
+    @property
+    def branches(self) -> list[Branch]:
+        """``opa``'s entries, and the answers below each."""
+        return branches_of(self.tree)
 
     @cached_property
     def owners(self) -> dict[str, Node]:
-        """Every segment's first node, by the segment's name."""
-        return owners(self.tree)
-
-    @cached_property
-    def modules(self) -> dict[str, nn.Module]:
-        """Every segment's calibrated module, by its name."""
-        found, tails = self.found["calibrate"], {}
-        for name, (_, arch) in self.deployment.tails.items():
-            tails[name] = self.cut.tail(arch)
-            tails[name].load_state_dict(_below(f"{name}/", found.arrays.items()))
-        heads = {name: self._head(name, row) for name, row in found.facts["exits"].items()}
-        return self.deployment.modules(self.pioneers, tails, heads)
-
-    def _head(self, exit: str, facts: Mapping[str, Any]) -> nn.Sequential:
-        width = self.recipe.pioneer.head_width
-        head = exit_head(int(facts["channels"]), width, len(self.classes)).eval()
-        head.load_state_dict(_below(f"{exit}/", self.found["calibrate"].arrays.items()))
-        return head.requires_grad_(False)
+        """Every compiled segment's first node, by the segment's name."""
+        return owners(self.covering)
 
     @cached_property
     def folded(self) -> dict[str, nn.Module]:
-        """Every segment's module with its batch norm folded, by the segment's name."""
-        return {name: fold(module) for name, module in self.modules.items()}
+        """Every compiled segment's module with its batch norm folded, by the segment's name."""
+        return {name: self.fold(module) for name, module in self.modules.items()}
 
     @cached_property
     def segments(self) -> dict[str, Segment]:
-        """Every segment with its portable forms."""
-        traced = self.found["trace"]
+        """Every compiled segment with its portable forms."""
+        traced, tree = self.found["trace"], self.covering
         made: dict[str, Segment] = {}
         for name, node in self.owners.items():
-            parent = self.tree.parents.get(node.name)
-            reads = self._spec(node.source, self.tree[parent].segment if parent else name)
+            parent = tree.parents.get(node.name)
+            reads = self._spec(node.source, tree[parent].segment if parent else name)
             made[name] = Segment(
                 name,
                 inputs=(reads,),
@@ -215,6 +158,21 @@ class Parts:
                 content=traced.facts["content"][name],
             )
         return made
+
+    @cached_property
+    def deployed(self) -> dict[str, Segment]:
+        """Those segments that the tree has."""
+        return {name: self.segments[name] for name in owners(self.tree)}
+
+    @property
+    def compiled(self) -> Finding:
+        """What was compiled, of the deployed segments."""
+        found = self.found["compile"]
+        entries = [row for row in found.facts["engines"] if row["segment"] in self.deployed]
+        plan = {name: found.facts["plan"][name] for name in self.deployed}
+        files = [row["file"].removeprefix("engines/") for row in entries]
+        facts = {**found.facts, "engines": entries, "plan": plan}
+        return replace(found, facts=facts, blobs={name: found.blobs[name] for name in files})
 
     def _spec(self, tensor: str, segment: str) -> TensorSpec:
         """Of images, of logits, or of the features that a segment gives."""
@@ -233,11 +191,20 @@ class Parts:
         return (TORCHSCRIPT, ONNX, PT2) if needed else (TORCHSCRIPT, ONNX)
 
     @cached_property
-    def canary(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Seeded noise and what every folded module makes of it."""
+    def references(self) -> References:
+        """Seeded noise, and what every folded module makes of it in the deployed tree."""
+        return self.references_of(self.tree)
+
+    @property
+    def covering_references(self) -> References:
+        """The same in the tree that has every compiled segment."""
+        return self.references
+
+    def references_of(self, tree: Tree) -> References:
+        """The same in any tree of compiled segments."""
         batches = (1, self.recipe.compile.max_batch)
         images = self._spec(IMAGES, "")
-        return canary_arrays(self.tree, self.folded, images, batches, self.recipe.seed)
+        return References(tree, canary_arrays(tree, self.folded, images, batches, self.recipe.seed))
 
     @cached_property
     def chains(self) -> dict[str, Chain]:
@@ -251,8 +218,14 @@ class Parts:
                 found[system] = fit_chain(np.stack(doubts), right, [n.macs for n in nodes])
         return found
 
+    def exit_head(self, stage: str, name: str, channels: int) -> nn.Sequential:
+        """The exit head whose weights a stage found as ``NAME/…``."""
+        head = exit_head(channels, self.recipe.pioneer.head_width, len(self.classes)).eval()
+        head.load_state_dict(below(f"{name}/", self.found[stage].arrays.items()))
+        return head.requires_grad_(False)
 
-def _below(prefix: str, arrays: Iterable[tuple[str, Any]]) -> dict[str, Tensor]:
+
+def below(prefix: str, arrays: Iterable[tuple[str, Any]]) -> dict[str, Tensor]:
     """The arrays whose names start with ``prefix``, without it, as tensors."""
     return {
         key[len(prefix) :]: torch.from_numpy(value)

@@ -6,18 +6,19 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from opa_trt import __version__
 from opa_trt.builder.compiling import rivals_of
-from opa_trt.builder.entries import check_sides
+from opa_trt.builder.legacy_parts import LegacyParts
 from opa_trt.builder.packing import pack_bundle
 from opa_trt.builder.parts import Parts
 from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import load_splits
 from opa_trt.builder.stages import stages_of
-from opa_trt.builder.study_shapes import most_stages
+from opa_trt.builder.supernet_parts import SupernetParts
 from opa_trt.builder.work import Finding, Work
 from opa_trt.bundle import Manifest, check_place
 from opa_trt.clock import Clock, MonotonicClock
@@ -60,7 +61,8 @@ def build(
     check_place(out)
     progress = progress or Progress()
     progress.start("data")
-    parts = Parts(
+    kind: type[Parts] = LegacyParts if recipe.is_legacy else SupernetParts
+    parts = kind(
         recipe=recipe,
         splits=load_splits(recipe, data, skip_bad_images=skip_bad_images, progress=progress),
         progress=progress,
@@ -69,7 +71,9 @@ def build(
         threads=recipe.compile.threads or os.cpu_count() or 1,
     )
     torch.set_num_threads(parts.threads)
-    _check(parts)
+    parts.check()
+    rivals_of(recipe.compile, parts.threads)
+    require_onnx()
     work = Work(out.with_name(f"{out.name}.work"), _key(parts))
     for stage, find in stages_of(recipe).items():
         _run(stage, find, parts, work)
@@ -81,19 +85,7 @@ def build(
     return manifest
 
 
-def _check(parts: Parts) -> None:
-    """Tell what cannot be built before any stage has run."""
-    if parts.recipe.pioneer.stages:
-        for entry in parts.entries:
-            parts.cut.trunk_macs(entry.pioneer)
-    else:
-        check_sides(parts.supernet.space, parts.recipe.pioneer.resolutions)
-        most_stages(parts.supernet.space, parts.recipe)
-    rivals_of(parts.recipe.compile, parts.threads)
-    require_onnx()
-
-
-def _run(stage: str, find: Callable[[Parts], Finding], parts: Parts, work: Work) -> None:
+def _run(stage: str, find: Callable[[Any], Finding], parts: Parts, work: Work) -> None:
     """Take up what a stage found before, or run it and keep what it finds."""
     known = work.load(stage)
     parts.progress.start(stage)
@@ -109,12 +101,12 @@ def _run(stage: str, find: Callable[[Parts], Finding], parts: Parts, work: Work)
 
 def _key(parts: Parts) -> str:
     """Hash of all that a build depends on: recipe, images, weights, threads, versions."""
-    checkpoint = parts.checkpoint.read_bytes() if parts.checkpoint.is_file() else b""
+    weights = [path.read_bytes() if path.is_file() else b"" for path in parts.weight_files]
     splits = parts.splits
     facts = [
         parts.recipe.digest(),
         *(images.digest() for images in (splits.train, splits.fit, splits.test)),
-        hashlib.sha256(checkpoint).hexdigest(),
+        *(hashlib.sha256(data).hexdigest() for data in weights),
         str(parts.threads),
         __version__,
         torch.__version__,

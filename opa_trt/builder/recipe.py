@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import tomllib
 import types
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from opa_trt.builder.recipe_tables import (
     CompileRecipe,
     DataRecipe,
     FitRecipe,
+    LegacyRecipe,
     MeasureRecipe,
     PioneerRecipe,
     TailsRecipe,
@@ -34,9 +36,11 @@ from opa_trt.errors import (
 )
 from opa_trt.supernet import Space, space_from_dict
 from opa_trt.training.degrade import FAMILIES
+from opa_trt.training.leaf_plan import LeafPlan
 from opa_trt.training.plan import TrainingPlan
 
 RECIPES = "opa_trt.recipes"
+SUFFIX = ".safetensors"
 CHOICES: dict[str, tuple[object, ...]] = {
     "data.source": ("digits", "folder"),
     "compile.precision": ("fp32", "fp16"),
@@ -45,6 +49,9 @@ CHOICES: dict[str, tuple[object, ...]] = {
 POSITIVE = (
     "data.size",
     "data.std",
+    "legacy.ratio",
+    "legacy.divisor",
+    "legacy.classes",
     "pioneer.head_width",
     "pioneer.images",
     "pioneer.epochs",
@@ -69,11 +76,13 @@ class Recipe:
     """Everything that decides what a training or a build computes."""
 
     name: str
-    space: Mapping[str, Any]
+    space: Mapping[str, Any] = field(default_factory=dict)
+    legacy: LegacyRecipe = field(default_factory=LegacyRecipe)
     seed: int = 0
     checkpoint: str = ""
     data: DataRecipe = field(default_factory=DataRecipe)
     training: TrainingPlan = field(default_factory=TrainingPlan)
+    leaf: LeafPlan = field(default_factory=LeafPlan)
     pioneer: PioneerRecipe = field(default_factory=PioneerRecipe)
     tails: TailsRecipe = field(default_factory=TailsRecipe)
     calibrate: CalibrateRecipe = field(default_factory=CalibrateRecipe)
@@ -82,6 +91,11 @@ class Recipe:
     fit: FitRecipe = field(default_factory=FitRecipe)
     baselines: BaselinesRecipe = field(default_factory=BaselinesRecipe)
     folder: Path = field(default=Path(), compare=False)
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether it describes a legacy network, and not a space."""
+        return bool(self.legacy.network)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the folder it was read from is left out."""
@@ -100,8 +114,12 @@ class Recipe:
             classes: what the images have; a recipe that says another number is refused.
 
         Raises:
-            RecipeError: unknown parameters, impossible values, or another number of classes.
+            RecipeError: unknown parameters, impossible values, another number of classes, or a
+                recipe of a legacy network.
         """
+        if self.is_legacy:
+            msg = f"recipe {self.name} describes a legacy network, {self.legacy.network}."
+            raise RecipeError(msg, expected="a [space].")
         try:
             space = space_from_dict(self.space)
         except ConfigError as exc:
@@ -140,7 +158,23 @@ class Recipe:
 
     def with_checkpoint(self, path: Path) -> Recipe:
         """The same recipe with the weights in ``path``, relative to where we are."""
-        return replace(self, checkpoint=path.name, folder=path.parent)
+        moved = replace(self, checkpoint=path.name, folder=path.parent)
+        if not self.legacy.weights.endswith(SUFFIX):
+            return moved
+        return moved.with_legacy_weights(self.folder / self.legacy.weights)
+
+    def with_legacy_weights(self, path: Path) -> Recipe:
+        """The same recipe with the legacy network's weights in ``path``, relative to where we
+        are.
+
+        Raises:
+            RecipeError: it is of no legacy network.
+        """
+        if not self.is_legacy:
+            msg = f"recipe {self.name} has no legacy network."
+            raise RecipeError(msg, expected="a recipe with [legacy].")
+        weights = os.path.relpath(path, self.folder)
+        return replace(self, legacy=replace(self.legacy, weights=weights))
 
 
 def shipped_recipes() -> list[str]:
@@ -212,6 +246,9 @@ def _check(recipe: Recipe, origin: str) -> None:
     if not recipe.compile.backends:
         msg = f"{origin}: compile.backends is empty."
         raise RecipeError(msg, expected="'auto', or names of backends.")
+    if recipe.is_legacy == bool(recipe.space):
+        msg = f"{origin}: {'both' if recipe.space else 'neither of'} [space] and [legacy]."
+        raise RecipeError(msg, expected="one of them: [space], or [legacy] with its network.")
     for key in ("data.mean", "data.std"):
         values = attrgetter(key)(recipe)
         if len(values) != 3:

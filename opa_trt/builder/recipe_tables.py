@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,31 @@ class DataRecipe:
 
 
 @dataclass(frozen=True)
+class LegacyRecipe:
+    """A trained network that gets shallow phases, instead of a space; none where ``network`` is
+    empty.
+
+    ``network`` is ``small_resnet``, a torchvision network with ready phases, or
+    ``package.module:function``, called with the number of classes and ``options``. ``weights`` is
+    a ``.safetensors`` file, or the name of torchvision's.
+    """
+
+    network: str = ""
+    classes: int = 1000
+    weights: str = ""
+    phases: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    ratio: float = 0.25
+    divisor: int = 8
+
+
+@dataclass(frozen=True)
 class PioneerRecipe:
     """The pioneers: their stages' choices and the training of their exit heads.
 
     There is one for each of ``resolutions`` (none: the space's largest alone). 0 stages leave the
-    shape to a study, whatever depth, kernel size and expand ratio say.
+    shape to a study, whatever depth, kernel size and expand ratio say. Of a legacy network they
+    are the first ``stages`` phases, and have no choices.
     """
 
     stages: int = 2

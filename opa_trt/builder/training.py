@@ -1,4 +1,4 @@
-"""A recipe's super-network, trained and written with all that says how."""
+"""A recipe's network, trained and written with all that says how."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import Any
 import torch
 
 from opa_trt import __version__
+from opa_trt.builder.legacy_network import augmented, untrained
 from opa_trt.builder.outputs import check_output
 from opa_trt.builder.recipe import Recipe
 from opa_trt.builder.sources import load_splits, source_of
 from opa_trt.device import CPU
 from opa_trt.progress import Progress
 from opa_trt.supernet import load, read_notes, save
-from opa_trt.training.data import Images
+from opa_trt.supernet.legacy import save_shallow
+from opa_trt.supernet.legacy.networks import save_weights
+from opa_trt.training.data import Images, Splits
+from opa_trt.training.leaf import train_leaf
+from opa_trt.training.plain import train_plain
 from opa_trt.training.shrinking import train
 
 
@@ -56,11 +61,8 @@ def train_recipe(
     start = None
     if start_from is not None:
         start = load(start_from, expected=recipe.make_space())
-    progress.start("data")
-    splits = load_splits(recipe, data, skip_bad_images=skip_bad_images, progress=progress)
+    splits = _splits(recipe, data, skip_bad_images, progress)
     space = recipe.make_space(len(splits.train.classes))
-    counts = f"{len(splits.train):,} to train on, {len(splits.fit):,} to check on"
-    progress.finish("data", f"{counts}, {space.classes} classes")
     folder = out.with_name(f"{out.name}.training")
     state = train(
         space,
@@ -74,21 +76,99 @@ def train_recipe(
         device=device,
         progress=progress,
     )
-    notes = _notes(recipe, splits.train, state.log, start_from, device)
+    notes = _notes(recipe, splits.train, state.log, device)
+    if start_from is not None:
+        notes["start"] = read_notes(start_from)
     save(state.supernet, out, half=True, notes=notes)
     shutil.rmtree(folder, ignore_errors=True)
     return state.log
 
 
-def _notes(
+def train_legacy(
     recipe: Recipe,
-    images: Images,
-    log: list[dict[str, Any]],
-    start_from: Path | None,
-    device: str,
+    out: Path,
+    data: Path | None = None,
+    *,
+    skip_bad_images: bool = False,
+    device: str = CPU,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Train the legacy network of ``recipe`` itself, as ``[training]`` says for the full phase,
+    and write its weights to ``out`` in half precision.
+
+    Args, Returns and Raises are those of ``train_recipe``; one's own network begins with the
+    weights that its function gives.
+    """
+    check_output(out)
+    progress = progress or Progress()
+    splits = _splits(recipe, data, skip_bad_images, progress)
+    folder = out.with_name(f"{out.name}.training")
+    state = train_plain(
+        untrained(recipe, len(splits.train.classes)),
+        source_of(recipe),
+        splits.train,
+        splits.fit,
+        recipe.training,
+        folder,
+        seed=recipe.seed,
+        device=device,
+        progress=progress,
+    )
+    save_weights(state.network, out, notes=_notes(recipe, splits.train, state.log, device))
+    shutil.rmtree(folder, ignore_errors=True)
+    return state.log
+
+
+def train_shallow(
+    recipe: Recipe,
+    out: Path,
+    data: Path | None = None,
+    *,
+    skip_bad_images: bool = False,
+    device: str = CPU,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Train the shallow phases of a recipe's legacy network, as ``[leaf]`` says, and write them to
+    ``out``; the legacy network is not in the file.
+
+    Args and Raises are those of ``train_recipe``, and what ``legacy_network.augmented`` raises.
+
+    Returns:
+        The log: for each phase every configuration's accuracy and MACs.
+    """
+    check_output(out)
+    progress = progress or Progress()
+    splits = _splits(recipe, data, skip_bad_images, progress)
+    folder = out.with_name(f"{out.name}.training")
+    state = train_leaf(
+        augmented(recipe, len(splits.train.classes)),
+        source_of(recipe),
+        splits.train,
+        splits.fit,
+        recipe.leaf,
+        folder,
+        seed=recipe.seed,
+        device=device,
+        progress=progress,
+    )
+    save_shallow(state.network, out, notes=_notes(recipe, splits.train, state.log, device))
+    shutil.rmtree(folder, ignore_errors=True)
+    return state.log
+
+
+def _splits(recipe: Recipe, data: Path | None, skip_bad_images: bool, progress: Progress) -> Splits:
+    progress.start("data")
+    splits = load_splits(recipe, data, skip_bad_images=skip_bad_images, progress=progress)
+    counts = f"{len(splits.train):,} to train on, {len(splits.fit):,} to check on"
+    progress.finish("data", f"{counts}, {len(splits.train.classes)} classes")
+    return splits
+
+
+def _notes(
+    recipe: Recipe, images: Images, log: list[dict[str, Any]], device: str
 ) -> dict[str, Any]:
     """What is kept beside the weights: all that they depend on, and what the training heard."""
-    notes = {
+    return {
         "recipe": recipe.to_dict(),
         "images": images.digest(),
         "classes": list(images.classes),
@@ -98,4 +178,3 @@ def _notes(
         "device": device,
         "threads": torch.get_num_threads(),
     }
-    return notes if start_from is None else notes | {"start": read_notes(start_from)}

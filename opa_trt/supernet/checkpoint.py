@@ -148,7 +148,7 @@ def check_tensors(
     ):
         if keys:
             listing = ", ".join(sorted(keys)[:3]) + (" …" if len(keys) > 3 else "")
-            msg = f"{path} {problem} {len(keys)} of the space's tensors: {listing}."
+            msg = f"{path} {problem} {len(keys)} of the network's tensors: {listing}."
             raise CheckpointError(msg, remedy=f"write it again with {kind.command}.")
 
 

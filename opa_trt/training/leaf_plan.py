@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opa_trt.errors import ConfigError
 from opa_trt.training.plan import SHARED_BOUNDS, check_below, check_positive
@@ -31,6 +31,14 @@ class Schedule:
         """The learning rate of one step."""
         drops = step // self.decay_every if self.decay_every else 0
         return float(self.learning_rate * self.decay**drops)
+
+    def scaled(self, factor: float) -> Schedule:
+        """The same in ``factor`` times as many steps, at least one where there are any."""
+
+        def scale(steps: int) -> int:
+            return max(1, round(steps * factor)) if steps else 0
+
+        return replace(self, steps=scale(self.steps), decay_every=scale(self.decay_every))
 
 
 @dataclass(frozen=True)
@@ -76,3 +84,8 @@ class LeafPlan:
                 msg = f"{key} = {getattr(self, key)}."
                 raise ConfigError(msg, expected="at least 1.")
         check_below(self, SHARED_BOUNDS)
+
+    def scaled(self, total: int) -> LeafPlan:
+        """The same plan in about ``total`` steps."""
+        factor = total / max(1, self.base.steps + self.fine.steps)
+        return replace(self, base=self.base.scaled(factor), fine=self.fine.scaled(factor))

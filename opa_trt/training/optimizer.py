@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,6 +21,15 @@ def sgd(
         {"params": [p for p in trained if p.ndim <= 1]},
     ]
     return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=momentum > 0)
+
+
+def warm_cosine(rate: float, steps: int, step: int) -> float:
+    """The learning rate of one of so many steps: 5 % of them warm up, then it falls as a cosine."""
+    warmup = max(1, steps // 20)
+    if step < warmup:
+        return rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def descend(module: nn.Module, optimizer: torch.optim.SGD) -> None:

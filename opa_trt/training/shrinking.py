@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,10 @@ from opa_trt.supernet import Arch, Space, Supernet
 from opa_trt.supernet.digest import weights_digest
 from opa_trt.training.batches import Batches, Source, spread
 from opa_trt.training.data import Images
-from opa_trt.training.depthwise import QuickDepthwise
 from opa_trt.training.evaluation import calibrated_accuracy
-from opa_trt.training.optimizer import descend, sgd
+from opa_trt.training.optimizer import descend, sgd, warm_cosine
 from opa_trt.training.plan import Phase, TrainingPlan, phases
+from opa_trt.training.precision import computing
 from opa_trt.training.state import TrainingState, run_identity
 
 CHECK_IMAGES = 1000  # at most, for the log's accuracies
@@ -150,7 +148,7 @@ def _run_phase(
         images = images.contiguous(memory_format=torch.channels_last)
         archs = _draw(space, phase, resolution, draw)
         for group in state.optimizer.param_groups:
-            group["lr"] = _rate(phase, step)
+            group["lr"] = warm_cosine(phase.rate, phase.steps, step)
         torch.manual_seed(int(draw.integers(2**31)))  # dropout
         loss = _step(state, plan, images, labels, archs)
         state.step = step + 1
@@ -218,22 +216,9 @@ def _step(
 
 def _logits(supernet: Supernet, images: Tensor, arch: Arch, plan: TrainingPlan) -> Tensor:
     """``[N, classes] float32``, computed in the plan's precision."""
-    if plan.precision == "float32":
+    with computing(plan.precision, images.device):
         logits: Tensor = supernet(images, arch)
-        return logits
-    kind = images.device.type
-    quick = QuickDepthwise() if kind == CPU else nullcontext()
-    with torch.autocast(kind, torch.bfloat16), quick:
-        logits = supernet(images, arch)
     return logits.float()
-
-
-def _rate(phase: Phase, step: int) -> float:
-    warmup = max(1, phase.steps // 20)
-    if step < warmup:
-        return phase.rate * (step + 1) / warmup
-    done = (step - warmup) / max(1, phase.steps - warmup)
-    return phase.rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _measure(

@@ -199,9 +199,9 @@ def test_a_checkpoint_of_another_space_says_where_they_differ(saved: Path, tiny_
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({KEY: None}, f"lacks 1 of the space's tensors: {KEY}"),
-        ({"parts.tail": torch.zeros(1)}, "has unknown 1 of the space's tensors: parts.tail"),
-        ({KEY: torch.zeros(2, 2)}, f"has misshapen 1 of the space's tensors: {KEY}"),
+        ({KEY: None}, f"lacks 1 of the network's tensors: {KEY}"),
+        ({"parts.tail": torch.zeros(1)}, "has unknown 1 of the network's tensors: parts.tail"),
+        ({KEY: torch.zeros(2, 2)}, f"has misshapen 1 of the network's tensors: {KEY}"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from opa_trt.builder.parts import Parts
 from opa_trt.builder.recipe import Recipe
-from opa_trt.builder.stages import engines, network
+from opa_trt.builder.stages import engines, legacy, network
 from opa_trt.builder.stages.fit import fit
 from opa_trt.builder.stages.study import study
 from opa_trt.builder.stages.tails import tails
 from opa_trt.builder.work import Finding
 
-STAGES: dict[str, Callable[[Parts], Finding]] = {
+Stage = Callable[[Any], Finding]  # of the parts that its recipe's kind of network has
+
+STAGES: dict[str, Stage] = {
     "data": network.data,
     "supernet": network.supernet,
     "pioneer": network.pioneer,
@@ -25,11 +27,26 @@ STAGES: dict[str, Callable[[Parts], Finding]] = {
     "fit": fit,
 }
 
+LEGACY_STAGES: dict[str, Stage] = {
+    "data": network.data,
+    "network": legacy.network,
+    "configurations": legacy.configurations,
+    "pioneer": legacy.pioneer,
+    "fold": network.fold_all,
+    "trace": engines.trace_all,
+    "compile": engines.compile_engines,
+    "routes": legacy.routes,
+    "measure": engines.measure_all,
+    "fit": fit,
+}
+
 STUDY = "study"
 
 
-def stages_of(recipe: Recipe) -> dict[str, Callable[[Parts], Finding]]:
+def stages_of(recipe: Recipe) -> dict[str, Stage]:
     """The stages of a recipe's build, in order: with a study, where it leaves the pioneer open."""
+    if recipe.is_legacy:
+        return LEGACY_STAGES
     if recipe.pioneer.stages:
         return STAGES
     first = ("data", "supernet")

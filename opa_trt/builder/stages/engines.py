@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from opa_trt.builder import pooling
-from opa_trt.builder.compiling import References, Runner, compile_all
+from opa_trt.builder.branches import Branch
+from opa_trt.builder.compiling import Runner, compile_all
 from opa_trt.builder.contest import Outcome
-from opa_trt.builder.entries import Family
 from opa_trt.builder.network import walk
 from opa_trt.builder.parts import Parts, file_of
 from opa_trt.builder.work import Finding
@@ -16,14 +16,14 @@ from opa_trt.supernet.fold import parity
 from opa_trt.supernet.onnx_form import onnx_bytes
 from opa_trt.supernet.pt2_form import pt2_bytes
 from opa_trt.supernet.trace import content, trace, trace_bytes
-from opa_trt.tree import BRANCHYNET, CASCADE, FEATURES, ONNX, PT2, TORCHSCRIPT
+from opa_trt.tree import BRANCHYNET, CASCADE, FEATURES, LOGITS, ONNX, PT2, TORCHSCRIPT
 
 
 def trace_all(parts: Parts) -> Finding:
     """Every segment's portable forms; the trace is compared with its module."""
     blobs, contents, parities, features = {}, {}, {}, {}
     parts.progress.start("trace", len(parts.folded))
-    for node, example, given in walk(parts.tree, parts.folded, parts.pools.example()):
+    for node, example, given in walk(parts.covering, parts.folded, parts.pools.example()):
         name, module = node.segment, parts.folded[node.segment]
         if name in contents:
             continue
@@ -52,13 +52,13 @@ def compile_engines(parts: Parts) -> Finding:
     largest = recipe.compile.max_batch
     done = compile_all(
         parts.segments,
-        References(parts.tree, parts.canary),
+        parts.covering_references,
         recipe.compile,
         tuple(sorted({min(bucket, largest) for bucket in recipe.measure.buckets})),
         parts.threads,
         parts.clock,
         parts.progress,
-        (parts.entries[-1].name, parts.deployment.largest),
+        parts.telling,
     )
     outcome = done.outcome
     plan = {name: [asdict(row) for row in rows] for name, rows in outcome.plan.items()}
@@ -86,10 +86,9 @@ def _who(outcome: Outcome, version: str) -> str:
 def measure_all(parts: Parts) -> Finding:
     """Latency of every engine, and what every node answers on the fitting and held-out images."""
     recipe, nodes = parts.recipe, parts.tree.nodes
-    compiled, references = parts.found["compile"], References(parts.tree, parts.canary)
-    runner = Runner(parts.segments, compiled, references, parts.store, parts.clock)
+    runner = Runner(parts.deployed, parts.compiled, parts.references, parts.store, parts.clock)
     latency = runner.profiles(recipe.measure.buckets, recipe.measure.seconds)
-    read = [entry.name for entry in parts.entries]
+    read = [branch.entry.name for branch in parts.branches]
     read += [name for name, node in nodes.items() if node.system in (CASCADE, BRANCHYNET)]
     arrays: dict[str, Any] = {}
     for part, images in (("fit", parts.pools.fitting), ("test", parts.splits.test)):
@@ -103,13 +102,16 @@ def measure_all(parts: Parts) -> Finding:
             **{f"{part}/logits/{name}": answers[name] for name in read},
         }
     runner.close()
-    accuracy = {name: float(arrays[f"fit/right/{name}"].mean()) for name in nodes}
-    told = [_told(family, accuracy) for family in parts.families]
+    answering = [name for name, node in nodes.items() if LOGITS in node.outputs]
+    accuracy = {name: float(arrays[f"fit/right/{name}"].mean()) for name in answering}
+    told = [_told(branch, accuracy) for branch in parts.branches]
     line = f"{len(nodes)} nodes × {len(recipe.measure.buckets)} batch buckets; {'; '.join(told)}"
     return Finding(line, {"accuracy": accuracy, "latency": latency}, arrays)
 
 
-def _told(family: Family, accuracy: dict[str, float]) -> str:
-    """How often an entry's pioneer, its smallest and its largest tail are right."""
-    pioneer, first, *_, last = (accuracy[name] for name in (*family.nodes, family.nodes[-1]))
-    return f"{family.entry.name} {pioneer:.1%}, tails {first:.1%} to {last:.1%}"
+def _told(branch: Branch, accuracy: dict[str, float]) -> str:
+    """How often an entry, and the smallest and the largest of the answers below it are right."""
+    entry, first, last = (
+        accuracy[node.name] for node in (branch.entry, branch.ends[0], branch.ends[-1])
+    )
+    return f"{branch.entry.name} {entry:.1%}, tails {first:.1%} to {last:.1%}"

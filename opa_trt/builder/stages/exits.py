@@ -8,11 +8,11 @@ from torch import nn
 
 from opa_trt.builder.exit_heads import learn_head, make_lesson
 from opa_trt.builder.network import logits_macs, run_batches
-from opa_trt.builder.parts import Parts
+from opa_trt.builder.supernet_parts import SupernetParts
 
 
 def train_exits(
-    parts: Parts, largest: nn.Sequential
+    parts: SupernetParts, largest: nn.Sequential
 ) -> tuple[dict[str, dict[str, int]], dict[str, Any]]:
     """Heads of the exits between the pioneer's and the last, which is the network's own.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from opa_trt.builder.entries import Family
+from opa_trt.builder.branches import Branch
 from opa_trt.builder.fit import (
     Floats,
     Groups,
@@ -32,18 +32,17 @@ class Lesson:
     """One entry: what its nodes answered, and what that says of its pioneer's logits."""
 
     parts: Parts
-    family: Family
+    branch: Branch
 
     @property
     def pioneer(self) -> str:
         """The entry's name."""
-        return self.family.entry.name
+        return self.branch.entry.name
 
     @cached_property
     def codes(self) -> Floats:
-        """``[T, E]`` of the tails."""
-        space = self.parts.supernet.space
-        return np.stack([space.encode(arch) for arch in self.family.tails])
+        """``[T, E]`` of the answers below it."""
+        return np.array([node.code for node in self.branch.ends], dtype=np.float32)
 
     @cached_property
     def fitting(self) -> Records:
@@ -69,23 +68,22 @@ class Lesson:
         """The pioneer's estimated accuracy and the tails', on groups of the same rows for every
         entry."""
         size = self.parts.recipe.fit.group_size
-        names = self.family.tail_names
-        return draw_groups(records, names, self.estimator, groups=count, size=size, seed=seed)
+        return draw_groups(
+            records, self.branch.names, self.estimator, groups=count, size=size, seed=seed
+        )
 
     def report(self, predictor: Predictor, count: int, seed: int) -> dict[str, Any]:
         """Held-out figures."""
         groups = self.groups(self.held_out, count, seed)
         facts = report(self.estimator, predictor, self.held_out, groups, self.codes, self.pioneer)
-        cut = self.parts.cut
-        macs = {name: cut.tail_macs(arch) for name, arch in self.family.by_name.items()}
-        trusted = report_rightness(self.rightness, self.fitting, self.held_out, macs)
+        trusted = report_rightness(self.rightness, self.fitting, self.held_out, self.branch.macs)
         return facts | {"rightness": trusted}
 
     def _records(self, part: str) -> Records:
         arrays = self.parts.found["measure"].arrays
         return Records(
             arrays[f"{part}/logits/{self.pioneer}"],
-            {name: arrays[f"{part}/right/{name}"] for name in self.family.nodes},
+            {name: arrays[f"{part}/right/{name}"] for name in (self.pioneer, *self.branch.names)},
             arrays[f"{part}/condition"],
         )
 
@@ -94,7 +92,7 @@ def fit(parts: Parts) -> Finding:
     """Every entry's estimator and models of rightness, one predictor for all, and how well they
     do on images that nothing was fitted on."""
     wanted, seed = parts.recipe.fit, parts.recipe.seed
-    lessons = [Lesson(parts, family) for family in parts.families]
+    lessons = [Lesson(parts, branch) for branch in parts.branches]
     predictor = fit_predictor(
         [(one.groups(one.fitting, wanted.groups, seed), one.codes) for one in lessons], seed=seed
     )

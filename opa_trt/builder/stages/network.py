@@ -12,6 +12,7 @@ from opa_trt.builder.exit_heads import learn_head, make_lesson
 from opa_trt.builder.network import Pioneer, logits_macs, run_batches, walk
 from opa_trt.builder.parts import Parts
 from opa_trt.builder.stages.exits import train_exits
+from opa_trt.builder.supernet_parts import SupernetParts
 from opa_trt.builder.work import Finding
 from opa_trt.supernet.calibration import calibrate
 from opa_trt.supernet.fold import parity
@@ -29,7 +30,7 @@ def data(parts: Parts) -> Finding:
     return Finding(line, {**counts, "skipped": [path.name for path in splits.skipped]})
 
 
-def supernet(parts: Parts) -> Finding:
+def supernet(parts: SupernetParts) -> Finding:
     """The weights, and what they span."""
     space = parts.supernet.space
     weights = sum(parameter.numel() for parameter in parts.supernet.parameters())
@@ -41,7 +42,7 @@ def supernet(parts: Parts) -> Finding:
     return Finding(line, {"weights": weights, "macs": ends})
 
 
-def pioneer(parts: Parts) -> Finding:
+def pioneer(parts: SupernetParts) -> Finding:
     """For each entry, calibrate the first stages and train their exit head, distilled from the
     full network at its resolution."""
     facts: dict[str, dict[str, Any]] = {}
@@ -58,7 +59,7 @@ def pioneer(parts: Parts) -> Finding:
     return Finding(line, {"entries": facts}, arrays)
 
 
-def _pioneer(parts: Parts, entry: Entry) -> tuple[Pioneer, dict[str, Any]]:
+def _pioneer(parts: SupernetParts, entry: Entry) -> tuple[Pioneer, dict[str, Any]]:
     """One entry's pioneer, and its MACs, channels and accuracy."""
     pools, trunk = parts.pools, parts.cut.trunk(entry.pioneer)
     calibrate(trunk, pools.calibration(entry.side, parts.recipe.calibrate.images))
@@ -74,7 +75,7 @@ def _pioneer(parts: Parts, entry: Entry) -> tuple[Pioneer, dict[str, Any]]:
 
 
 @torch.no_grad()
-def _accuracy(parts: Parts, side: int, module: nn.Module) -> float:
+def _accuracy(parts: SupernetParts, side: int, module: nn.Module) -> float:
     inputs, labels = parts.pools.choosing_inputs(side)
     logits = torch.cat(run_batches(module, inputs))
     return float((logits.argmax(1) == labels).float().mean())
@@ -86,7 +87,7 @@ def _range(values: list[float], form: str) -> str:
     return " to ".join(ends)
 
 
-def calibrate_tails(parts: Parts) -> Finding:
+def calibrate_tails(parts: SupernetParts) -> Finding:
     """Batch norm of every tail, measured on its frozen pioneer's features; and exit heads along
     the largest one, where the recipe has some."""
     arrays: dict[str, Any] = {}
@@ -114,7 +115,7 @@ def fold_all(parts: Parts) -> Finding:
     """Batch norm folded away, each segment compared with what it was."""
     modules, folded = parts.modules, parts.folded
     found: dict[str, float] = {}
-    for node, source, _ in walk(parts.tree, modules, parts.pools.example()):
+    for node, source, _ in walk(parts.covering, modules, parts.pools.example()):
         name = node.segment
         if name not in found:
             found[name] = parity(name, folded[name], modules[name], source)

@@ -11,8 +11,8 @@ from torch import Tensor
 from opa_trt.builder.entries import Entry
 from opa_trt.builder.exit_heads import CANDIDATE_CALIBRATION
 from opa_trt.builder.network import run_batches
-from opa_trt.builder.parts import Parts
 from opa_trt.builder.picks import Setting, try_picks
+from opa_trt.builder.supernet_parts import SupernetParts
 from opa_trt.builder.tails import Trials, candidates, choose, pareto_layers
 from opa_trt.builder.work import Finding
 
@@ -49,7 +49,7 @@ class Tried:
         ]
 
 
-def tails(parts: Parts) -> Finding:
+def tails(parts: SupernetParts) -> Finding:
     """Measure tails over the frozen pioneers, and keep those that a search would pick.
 
     For each entry one half is spread evenly over MACs; the other is what the online search takes
@@ -84,7 +84,7 @@ def _measured(found: Tried) -> Any:
     return zip(found.trials.archs, found.trials.accuracy, strict=True)
 
 
-def _try(parts: Parts, entry: Entry) -> Tried:
+def _try(parts: SupernetParts, entry: Entry) -> Tried:
     """Measure one entry's candidates and choose among them."""
     recipe, cut, trunk = parts.recipe, parts.cut, parts.pioneers[entry.name].trunk
     asked = recipe.tails.candidates
@@ -100,7 +100,7 @@ def _try(parts: Parts, entry: Entry) -> Tried:
     return Tried(entry, trials, picks, spread, chosen)
 
 
-def _setting(parts: Parts, entry: Entry, features: list[Tensor]) -> Setting:
+def _setting(parts: SupernetParts, entry: Entry, features: list[Tensor]) -> Setting:
     """What the pioneer makes of the choosing images, from its features of them."""
     logits = torch.cat(run_batches(parts.pioneers[entry.name].head, features))
     labels, condition = parts.pools.choosing_pool[1:]
