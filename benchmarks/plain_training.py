@@ -45,7 +45,16 @@ THINGS = (CHANNELS_LAST, KEPT, BFLOAT16, TENSORS, SELDOM)
 FULL, ELASTIC = "full", "elastic"
 ENDLESS = 10**6  # steps of a phase
 SEED = 0
-TINY = {"stem_width": 8, "stage_widths": [8] * 4, "head_width": 16, "feature_width": 16}
+TINY = {
+    "depth_choices": [1],
+    "stem_width": 8,
+    "stage_widths": [8, 8],
+    "stage_strides": [2, 2],
+    "stage_act": ["relu", "h_swish"],
+    "stage_squeeze_excite": [False, True],
+    "head_width": 16,
+    "feature_width": 16,
+}
 
 
 @dataclass(frozen=True)
@@ -65,18 +74,19 @@ class Setting:
 
 
 def setting(step: str, batch: int, device: str = CPU, *, tiny: bool = False) -> Setting:
-    """The recipe ``cifar10`` in its full phase, or in its last one whose sub-networks are drawn.
+    """The recipe ``cifar10`` in its full phase, or in its last width phase, in float32.
 
-    There is one resolution, that of the images; with ``tiny`` the network is as narrow as can be.
+    There is one resolution, that of the images. With ``tiny`` the network has but two stages.
     """
     recipe = read_recipe("cifar10")
-    space = {**recipe.space, "resolutions": [recipe.data.size], **(TINY if tiny else {})}
-    none = (0,) * len(recipe.training.steps.depth)
-    widths = (0,) * (len(recipe.training.steps.width) - 1)
-    steps = {
-        FULL: Steps(ENDLESS, 0, none, (*widths, 0)),
-        ELASTIC: Steps(0, 0, none, (*widths, ENDLESS)),
-    }[step]
+    table = {**recipe.space, "resolutions": [recipe.data.size], **(TINY if tiny else {})}
+    space = replace(recipe, space=table).make_space()
+    depths, widths = (space.choice_counts.get(kind, 1) - 1 for kind in ("depth", "expand"))
+    steps = Steps(0, 0, (0,) * depths, (0,) * widths)
+    if step == FULL:
+        steps = replace(steps, full=ENDLESS)
+    else:
+        steps = replace(steps, width=(*steps.width[1:], ENDLESS))
     plan = replace(
         recipe.training,
         batch_size=batch,
@@ -84,7 +94,7 @@ def setting(step: str, batch: int, device: str = CPU, *, tiny: bool = False) -> 
         precision="float32",
         checkpoint_every=ENDLESS,
     )
-    return Setting(replace(recipe, space=space).make_space(), plan, source_of(recipe), device)
+    return Setting(space, plan, source_of(recipe), device)
 
 
 def left_out(device: str) -> dict[str, str]:
@@ -228,6 +238,8 @@ class PlainTraining:
 
 def train_plainly(setting: Setting, images: Images, things: Set[str], progress: Progress) -> None:
     """Train for the whole phase; ``progress`` hears of every step."""
+    random.seed(SEED)
+    torch.manual_seed(SEED)
     training = PlainTraining(setting, things)
     batches = (at_once if TENSORS in things else one_by_one)(setting, images)
     read_every = TOLD_EVERY if SELDOM in things else 1

@@ -191,12 +191,10 @@ def compare(
     ways = {OURS: present} | {thing: [thing] for thing in present}
     rows = []
     for way, things in ways.items():
+        process = processes[KEPT if KEPT in things else OURS]
         plain = begin(processes[PLAIN], task_of(step, PLAIN, [], chosen))
-        other = begin(
-            processes[KEPT if KEPT in things else OURS], task_of(step, way, things, chosen)
-        )
-        fewest = 2 if chosen.quick else FEWEST
-        pairs = alternate(plain, other, chosen.seconds, fewest)
+        other = begin(process, task_of(step, way, things, chosen))
+        pairs = alternate(plain, other, chosen.seconds, 2 if chosen.quick else FEWEST)
         rows.append({"step": step, "way": way, "things": things} | figures(pairs, chosen.batch))
     return rows
 
@@ -268,7 +266,7 @@ KEPT_MEANS = "*{}* is glibc's, by {} in the environment; without them, ours lack
 def page(report: dict[str, Any]) -> str:
     """The report as Markdown."""
     head = ("step", "with", "pairs", "images/s", "plain images/s", "times plain")
-    missing = [f"{thing} is left out: {why}." for thing, why in report["left_out"].items()]
+    missing = [f"*{thing}* is left out: {why}." for thing, why in report["left_out"].items()]
     ratios = [f"{step} {bracketed(value, 2)}" for step, value in report["ratio"].items()]
     settings = " and ".join(f"`{name}={value}`" for name, value in KEEPING.items())
     values = report | {

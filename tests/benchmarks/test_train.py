@@ -187,24 +187,26 @@ def test_a_process_that_keeps_memory_is_told_so(
 ) -> None:
     module = script("train")
     seen: list[dict[str, str]] = []
+
+    def started(command: list[str], env: dict[str, str], **rest: Any) -> _Refusing:
+        seen.append({name: value for name, value in env.items() if name.startswith("MALLOC_")})
+        return _Refusing()
+
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
-    monkeypatch.setattr(
-        module.subprocess, "Popen", lambda command, env, **rest: seen.append(env) or _Refused()
-    )
+    monkeypatch.setattr(module.subprocess, "Popen", started)
     for kind in (module.PLAIN, module.KEPT):
         with module.process(kind) as ask, pytest.raises(SystemExit, match="ended at: a task"):
             ask("a task")
-    kept = [{k: v for k, v in env.items() if k.startswith("MALLOC_")} for env in seen]
-    assert kept == [{}, module.KEEPING]
+    assert seen == [{}, module.KEEPING]
 
 
-class _Refused:
+class _Refusing:
     """A process that ends without an answer."""
 
     def __init__(self) -> None:
         self.stdin = self.stdout = self
 
-    def __enter__(self) -> _Refused:
+    def __enter__(self) -> _Refusing:
         return self
 
     def __exit__(self, *raised: object) -> None:

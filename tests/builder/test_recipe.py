@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from opa_trt.builder.legacy_network import legacy_macs
 from opa_trt.builder.recipe import (
     NOT_NEGATIVE,
     POSITIVE,
@@ -19,9 +20,12 @@ from opa_trt.builder.recipe import (
 )
 from opa_trt.errors import RecipeError, UnknownNameError
 from opa_trt.supernet import MobileNetV3Space
+from opa_trt.supernet.legacy.networks import phases_of
 from opa_trt.training.plan import phases
 
 MINIMAL: dict[str, Any] = {"name": "mine", "space": {"name": "mobilenet_v3", "classes": 2}}
+OF_LEGACY = [name for name in shipped_recipes() if read_recipe(name).is_legacy]
+OF_SPACES = [name for name in shipped_recipes() if name not in OF_LEGACY]
 LISTS = {"data.std", "measure.buckets"}
 
 
@@ -49,7 +53,17 @@ def test_the_shipped_recipes_are_listed() -> None:
     assert {"cifar10", "digits"} <= set(shipped_recipes())
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize("name", OF_LEGACY)
+def test_a_shipped_recipe_of_a_legacy_network_reads_and_makes_it(name: str) -> None:
+    found = read_recipe(name)
+    assert found.name == name
+    named = phases_of(found.legacy.network, found.legacy.phases)
+    assert 1 <= found.pioneer.stages < len(named)
+    assert legacy_macs(found) > 0
+    assert found.training.steps.full > 0
+
+
+@pytest.mark.parametrize("name", OF_SPACES)
 def test_a_shipped_recipe_reads_and_makes_its_space(name: str) -> None:
     found = read_recipe(name)
     assert found.name == name
@@ -58,13 +72,13 @@ def test_a_shipped_recipe_reads_and_makes_its_space(name: str) -> None:
     assert found.data.size in space.resolutions
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize("name", OF_SPACES)
 def test_a_shipped_recipes_training_fits_its_space(name: str) -> None:
     found = read_recipe(name)
     assert next(phases(found.training, found.make_space())).name == "full"
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize("name", OF_SPACES)
 def test_a_shipped_recipes_pioneer_lies_in_its_space(name: str) -> None:
     found = read_recipe(name)
     pioneer, space = found.pioneer, found.make_space()
@@ -134,10 +148,13 @@ def test_the_least_recipe_has_a_name_and_a_space() -> None:
     assert recipe().make_space() == MobileNetV3Space(classes=2)
 
 
-@pytest.mark.parametrize("key", ["name", "space"])
-def test_a_missing_key_is_named(key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("name", "the key 'name' is missing"), ("space", r"neither of \[space\] and \[legacy\]")],
+)
+def test_a_missing_key_is_named(key: str, message: str) -> None:
     values = {k: v for k, v in MINIMAL.items() if k != key}
-    with pytest.raises(RecipeError, match=f"the key '{key}' is missing"):
+    with pytest.raises(RecipeError, match=message):
         recipe_from_dict(values, Path())
 
 
@@ -280,7 +297,7 @@ def test_an_impossible_plan_is_a_recipe_error() -> None:
         ({"name": "mobilenet_v3", "clases": 3}, "did you mean 'classes'"),
         ({"name": "mobilenet_v3", "classes": "ten"}, "classes = 'ten'"),
         ({"name": "mobilenet_v3", "kernel_choices": [4]}, "odd kernel sizes"),
-        ({}, "unknown space"),
+        ({"classes": 3}, "unknown space"),
     ],
 )
 def test_a_space_that_cannot_be_is_a_recipe_error(space: dict[str, Any], message: str) -> None:
