@@ -167,7 +167,10 @@ class Route:
         return self.nodes[-1]
 
     def __str__(self) -> str:
-        return " → ".join(self.nodes)
+        """As people read it: a node whose name goes on in the next one's is not named twice."""
+        after = (*self.nodes[1:], "")
+        pairs = zip(self.nodes, after, strict=True)
+        return " → ".join(name for name, later in pairs if not later.startswith(f"{name}-"))
 
 
 class Tree:

@@ -72,18 +72,22 @@ class Toward(PolicyBase):
     def __init__(self, policy: Policy, route: Route) -> None:
         self._policy, self.route = policy, route
 
-    def enter(self, arrival: Arrival, budget: Budget, state: None) -> tuple[str, None]:
-        """The route's entry."""
-        return self.route.entry, None
+    def start(self) -> Any:
+        """The policy's own memory."""
+        return self._policy.start()
 
-    def step(self, view: View, budget: Budget, state: None) -> tuple[Decision, None]:
+    def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[str, Any]:
+        """The route's entry."""
+        return self.route.entry, state
+
+    def step(self, view: View, budget: Budget, state: Any) -> tuple[Decision, Any]:
         """The policy's decision with its choice replaced."""
-        decision, _ = self._policy.step(view, budget, state)
+        decision, state = self._policy.step(view, budget, state)
         place = self.route.nodes.index(view.node) + 1
         chosen = STOP
         if place < len(self.route.nodes):
             chosen = view.successors.index(self.route.nodes[place])
-        return replace(decision, choice=np.full(view.pending, chosen, np.int64)), None
+        return replace(decision, choice=np.full(view.pending, chosen, np.int64)), state
 
 
 def example_routes(tree: Tree) -> list[Route]:

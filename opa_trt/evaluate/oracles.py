@@ -10,11 +10,31 @@ import numpy as np
 import numpy.typing as npt
 
 from opa_trt.errors import ConfigError
-from opa_trt.policies import STOP, Budget, Decision, PolicyBase, View
-from opa_trt.policies.ways import Ways
+from opa_trt.policies import STOP, Arrival, Budget, Decision, PolicyBase, View
+from opa_trt.policies.entrance import Entrance
+from opa_trt.policies.ways import Ways, every_way
+from opa_trt.tree import OPA, Tree
 
 Rights = Mapping[str, npt.NDArray[np.bool_]]
 Rows = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What an oracle must know of a bundle's tree.
+
+    Args:
+        ways: on from each of ``opa``'s nodes.
+        entrance: to them.
+    """
+
+    ways: Mapping[str, Ways]
+    entrance: Entrance
+
+    @classmethod
+    def of(cls, tree: Tree) -> Layout:
+        """That of ``tree``."""
+        return cls(every_way(tree, OPA), Entrance(tree))
 
 
 @dataclass(frozen=True)
@@ -52,17 +72,27 @@ class OraclePolicy(PolicyBase):
     Args:
         right: by node name ``[N] bool``, whether it is right on each image of the group.
         rows: the images of the group that count; all by default.
-        ways: on from every node; by default its successors.
+        layout: of the bundle; without it a node's successors are leaves, and there is one entry.
     """
 
     right: Rights = field(default_factory=dict)
     rows: Rows | None = None
-    ways: Mapping[str, Ways] = field(default_factory=dict)
+    layout: Layout | None = None
     name: str = field(default="oracle", init=False)
 
     def knowing(self, right: Rights) -> OraclePolicy:
         """The oracle of another group."""
-        return OraclePolicy(right, self.rows, self.ways)
+        return OraclePolicy(right, self.rows, self.layout)
+
+    def enter(self, arrival: Arrival, budget: Budget, state: None) -> tuple[str | None, None]:
+        """Where the way begins that fits and is right most often."""
+        if self.layout is None:
+            return None, None
+
+        def hits(name: str) -> float:
+            return float(np.count_nonzero(self._counted(name)))
+
+        return self.layout.entrance.pick(arrival, budget.left_ms, hits), None
 
     def step(self, view: View, budget: Budget, state: None) -> tuple[Decision, None]:
         """The whole group along one way, or stop where none fits.
@@ -70,7 +100,10 @@ class OraclePolicy(PolicyBase):
         Raises:
             ConfigError: it was not told of an answer.
         """
-        ways = self.ways.get(view.node) or Ways.of_leaves(view.node, view.successors)
+        if self.layout is None:
+            ways = Ways.of_leaves(view.node, view.successors)
+        else:
+            ways = self.layout.ways[view.node]
         if unknown := [name for name in ways.ends if name not in self.right]:
             message = f"policy {self.name} was not told whether {', '.join(unknown)} is right."
             raise ConfigError(message, expected="the truth about the group, before it is answered.")
@@ -99,7 +132,7 @@ class Fold:
 
 
 def cross_validated_oracle(
-    right: Rights, seed: int = 0, ways: Mapping[str, Ways] | None = None
+    right: Rights, seed: int = 0, layout: Layout | None = None
 ) -> tuple[Fold, Fold]:
     """Both ways: each chooses on one half and is scored on the other. Their mean is the score.
 
@@ -108,7 +141,7 @@ def cross_validated_oracle(
     Args:
         right: by node name ``[N] bool``; two images at least.
         seed: of the halves.
-        ways: as ``OraclePolicy`` has them.
+        layout: as ``OraclePolicy`` has it.
 
     Raises:
         ConfigError: fewer than two images, or nodes that know of different numbers.
@@ -120,7 +153,7 @@ def cross_validated_oracle(
     (count,) = counts
     order = np.random.default_rng([seed, 72]).permutation(count)
     halves = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
-    first, second = (_Half(right, half, ways or {}) for half in halves)
+    first, second = (_Half(right, half, layout) for half in halves)
     return Fold(first, halves[1]), Fold(second, halves[0])
 
 

@@ -120,7 +120,7 @@ class Outlook:
         """The best accuracy in the time after the entry, the tail, and the share sent there."""
         best = (next(iter(shares.values()))[0], "", 0.0)
         for tail, right in shares.items():
-            fits = [size for size in self._sizes(batch) if self._ms(tail, size) <= left_ms]
+            fits = [size for size in self._sizes(batch) if self._rest_ms(tail, size) <= left_ms]
             if not fits:
                 continue
             most = max(fits) / batch
@@ -141,6 +141,10 @@ class Outlook:
     def _route_ms(self, end: str, batch: int) -> float:
         return sum(self._ms(name, batch) for name in self._tree.route_to(end).nodes)
 
+    def _rest_ms(self, end: str, batch: int) -> float:
+        """Of the way from an entry, which is not counted, to an answer below it."""
+        return sum(self._ms(name, batch) for name in self._tree.route_to(end).nodes[1:])
+
     def _held_out(self) -> dict[str, float]:
         """Of every static route's end; a whole network's is as much below that of its fitting
         images as the others' are in the mean."""
@@ -160,9 +164,9 @@ def _known_shares(tree: Tree, entry: Node, report: Mapping[str, Any]) -> dict[st
     found = report.get("fit", {})
     own = found.get("entries", {}).get(entry.name, found)
     shares = own.get("rightness", {}).get("shares", {})
-    tails = (name for name in entry.successors if not tree[name].successors)
+    ends = (route.last for route in tree.routes(entry.name) if not tree[route.last].successors)
     return {
         name: [float(value) for value in shares[name]]
-        for name in tails
+        for name in ends
         if isinstance(shares.get(name), list) and len(shares[name]) > 1
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from opa_trt.policies.base import Arrival
 from opa_trt.tree import OPA, Tree
 
@@ -26,18 +28,28 @@ class Entrance:
             if entry.system == OPA
         }
 
-    def pick(self, arrival: Arrival, left_ms: float) -> str | None:
-        """The entry of the most accurate way that fits, or None where none does.
+    def pick(
+        self,
+        arrival: Arrival,
+        left_ms: float,
+        worth: Callable[[str], float] | None = None,
+    ) -> str | None:
+        """The entry of the best way that fits, or None where none does.
 
         Among equals the larger resolution wins, then the faster way.
+
+        Args:
+            arrival: what is known of the group.
+            left_ms: what there is time for.
+            worth: of the answer of a node; by default its accuracy as the build measured it.
         """
         found: list[tuple[float, int, float, str]] = []
         for entry, cheapest in zip(arrival.entries, arrival.group_ms.tolist(), strict=True):
             ms = [sum(arrival.each_ms[name] for name in way[-1]) for way in self._ways[entry]]
             overhead = cheapest - min(ms)  # of the runtime itself: it is the same for every way
             found += [
-                (accuracy, side, -(own + overhead), entry)
-                for (accuracy, side, _), own in zip(self._ways[entry], ms, strict=True)
+                (accuracy if worth is None else worth(nodes[-1]), side, -(own + overhead), entry)
+                for (accuracy, side, nodes), own in zip(self._ways[entry], ms, strict=True)
                 if own + overhead <= left_ms
             ]
         return max(found)[-1] if found else None

@@ -260,6 +260,7 @@ def describe(entry: Mapping[str, Any]) -> str:
     """One line of the log: ``6 of 16 on the front · {} 76.1 % · … · {0, 1, 2, 3} 64.8 %``."""
     rows = entry["configurations"]
     best = [Measured.from_dict(row) for row in rows if row["front"]]
+    best.sort(key=lambda row: row.cost)
     ends = [f"{row.configuration} {100 * row.accuracy:.1f} %" for row in best]
     return " · ".join([f"{len(best)} of {len(rows)} on the front", *ends])
 

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from opa_trt.errors import ConfigError
-from opa_trt.evaluate.oracles import OraclePolicy, RandomPolicy, cross_validated_oracle
+from opa_trt.evaluate.oracles import Layout, OraclePolicy, RandomPolicy, cross_validated_oracle
 from opa_trt.policies import Knowledge, Policy, make_policy, route_end
-from opa_trt.policies.ways import every_way
 from opa_trt.tree import LOGITS, OPA, WHOLE, Tree
 
 Rights = Mapping[str, npt.NDArray[np.bool_]]
@@ -91,7 +90,7 @@ class Makers:
 
     def __init__(self, tree: Tree, knowledge: Knowledge, seed: int) -> None:
         self._tree, self._knowledge, self._seed = tree, knowledge, seed
-        self._ways = every_way(tree, OPA)
+        self._layout = Layout.of(tree)
 
     def usable(self, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
         """Those of the arms that this bundle can run, and why the others cannot."""
@@ -122,7 +121,7 @@ class Makers:
         if name == RANDOM:
             return RandomPolicy(self._seed)
         if name in (ORACLE, ORACLE_CV):
-            return OraclePolicy(ways=self._ways)
+            return OraclePolicy(layout=self._layout)
         options = {"node": static_best} if name == BEST else {}
         return make_policy(arm_of(name).policy, self._tree, self._knowledge, **options)
 
@@ -142,8 +141,8 @@ class Makers:
             None for arms that are told nothing.
         """
         if name == ORACLE:
-            return OraclePolicy(right, ways=self._ways), None
+            return OraclePolicy(right, layout=self._layout), None
         if name == ORACLE_CV:
-            fold = cross_validated_oracle(right, self._seed + index, self._ways)[index % 2]
+            fold = cross_validated_oracle(right, self._seed + index, self._layout)[index % 2]
             return fold.policy, fold.scored
         return None, None
