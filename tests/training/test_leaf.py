@@ -362,7 +362,7 @@ def test_a_line_of_the_log_reads_well() -> None:
         Measured(Configuration.of(2, (0,)), 0.4, 4.0).to_dict(front=False),
         Measured(Configuration.of(2, (0, 1)), 0.5, 1.0).to_dict(front=True),
     ]
-    expected = "2 of 3 on the front · {} 90.0 % · {0, 1} 50.0 %"
+    expected = "2 of 3 on the front · {0, 1} 50.0 % · {} 90.0 %"
     assert describe({"configurations": rows}) == expected
 
 
