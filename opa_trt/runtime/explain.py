@@ -37,7 +37,7 @@ def words(result: Result) -> str:
             f"(expected {step.predicted_ms:.2f} ms at slowdown {step.slowdown:.2f})"
         )
         if step.decision is not None:
-            lines += _decision(step.node, step.decision)
+            lines += _decision(step, step.decision)
     return "\n".join(lines)
 
 
@@ -90,16 +90,20 @@ def _decision_facts(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _decision(node: str, decision: Decision) -> list[str]:
-    """The time left, the reason, and a table of stopping and every route: what it was promised to
-    take at most, its predicted accuracy, how many images it got, or that it does not fit."""
-    rows = [HEADINGS, _row(f"stop at {node}", "", decision.estimated_accuracy, decision, STOP)]
+def _decision(step: Step, decision: Decision) -> list[str]:
+    """The time left, the reason, and a table of stopping (where that could be) and every route:
+    what it was promised to take at most, its predicted accuracy, how many images it got, or that
+    it does not fit."""
+    rows, marks = [HEADINGS], [""]
+    if step.answers:
+        stop = f"stop at {step.node}"
+        rows.append(_row(stop, "", decision.estimated_accuracy, decision, STOP))
+        marks.append(_mark(decision, STOP, 0.0))
     routes = zip(
         decision.successors, decision.predicted_ms, decision.predicted_accuracy, strict=True
     )
     for index, (name, ms, accuracy) in enumerate(routes):
         rows.append(_row(name, f"<= {ms:.2f} ms", accuracy, decision, index))
-    marks = ["", _mark(decision, STOP, 0.0)]
     marks += [_mark(decision, index, ms) for index, ms in enumerate(decision.predicted_ms)]
     lead = f"    {decision.left_ms:.2f} ms left: {decision.reason}"
     return [lead, *(f"      {line}" for line in _table(rows, marks))]

@@ -166,7 +166,7 @@ class Group:
         self.steps.append(
             Step(
                 node.name, seen.images, seen.expected_ms, seen.measured_ms, accuracy,
-                node.accuracy, seen.slowdown, decision,
+                node.accuracy, seen.slowdown, decision, logits is not None,
             )
         )  # fmt: skip
         if decision is None:

@@ -27,6 +27,7 @@ class Step:
         measured_accuracy: of its logits on the build's fitting images.
         slowdown: as known when it was predicted.
         decision: what the policy decided after it, if it was asked.
+        answers: whether it has logits, which images could stop with.
     """
 
     node: str
@@ -37,6 +38,7 @@ class Step:
     measured_accuracy: float
     slowdown: float
     decision: Decision | None = None
+    answers: bool = True
 
     @property
     def answered(self) -> int:
