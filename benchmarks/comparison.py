@@ -36,7 +36,13 @@ from opa_trt.store import EngineStore
 
 ROOT = Path(__file__).parent.parent
 BASELINES = BaselinesRecipe(whole=6, cascade=3, branchynet=3)
-TRIAL: dict[str, Any] = {"groups": 4, "loads": (0,), "group_sizes": (2, 50), "images": 300, "trials": 20}
+TRIAL: dict[str, Any] = {
+    "groups": 4,
+    "loads": (0,),
+    "group_sizes": (2, 50),
+    "images": 300,
+    "trials": 20,
+}
 PICTURES = {
     "in-time-accuracy.png": "in-time accuracy by deadline and load",
     "accuracy-latency.png": "accuracy against latency",

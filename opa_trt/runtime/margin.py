@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 WINDOW = 400  # scores that a margin is taken from, and groups after which one is forgotten
-QUANTILE = 0.9925  # of the rest of a group: entries and the start of a load cost deadlines, too
+QUANTILE = 0.995  # of the rest of a group: entries and the start of a load cost deadlines, too
 FEW = WINDOW - math.ceil(QUANTILE * (WINDOW + 1)) + 1  # the quantile's place among the largest
+PEAKS = 0.1  # of the known scores, that tell how the tail falls
+LEAST_PEAKS = 5
 REGIME = math.log(1.5)  # a slowdown so many times larger is another regime
 
 Floats = npt.NDArray[np.float64]
@@ -47,8 +49,9 @@ class Margin:
     def promised(self, expected: Floats, entry_ms: float, spread: Floats) -> Floats:
         """The ms that ``QUANTILE`` of runs stay below.
 
-        That is the ``FEW``-th largest of ``WINDOW`` scores. As many of them as are missing are the
-        profile's ``spread``, so that is the answer within ``FEW`` of the known ones.
+        That is the ``FEW``-th largest of ``WINDOW`` scores. While some of them are missing, the
+        largest known ones say how far beyond them the quantile lies (``_reached``), and the
+        profile's ``spread`` stands beside them.
 
         Args:
             expected: ``[nodes, B]`` ms.
@@ -57,11 +60,26 @@ class Margin:
         """
         missing = WINDOW - len(self._scores)
         whole = expected + entry_ms
-        promised: Floats = np.maximum(expected * spread, expected + self._largest(FEW) * whole)
-        if missing < FEW:
-            known = expected + self._largest(FEW - missing) * whole
-            np.minimum(promised, known, out=promised)
-        return promised
+        if not missing:
+            return expected + self._largest(FEW) * whole
+        score = max(self._largest(FEW), self._reached())
+        return np.maximum(expected * spread, expected + score * whole)
+
+    def _reached(self) -> float:
+        """Where the quantile lies if the tail of the scores falls exponentially.
+
+        Its rate is that of the scores above a threshold (peaks over threshold), by their median,
+        which one interruption does not move. Of few scores no higher quantile is asked than the
+        largest of them would be: caution that sends nothing on would learn nothing.
+        """
+        count = len(self._ascending)
+        peaks = max(LEAST_PEAKS, math.ceil(PEAKS * count))
+        if count <= peaks:
+            return 0.0
+        threshold = self._ascending[-peaks - 1]
+        rise = self._ascending[-(peaks + 1) // 2] - threshold  # half of the peaks are beyond
+        beyond = max(1.0, peaks / max(1.0, (count + 1) * (1 - QUANTILE)))
+        return threshold + rise * math.log2(beyond)
 
     def _largest(self, place: int) -> float:
         """The ``place``-th largest known score; 0 where there are fewer, or it is below."""
