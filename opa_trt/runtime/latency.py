@@ -16,7 +16,8 @@ from opa_trt.tree import Route, Tree
 READING_WEIGHT = 0.3  # of this group's pioneer against the filtered slowdown: one reading is noise
 FORGET = 0.15  # weight of the newest group in the filtered values
 SUDDEN = math.log(1.25)  # a reading so many times slower than believed is more than noise
-LOADED = 0.7  # weight of what a reading has beyond that
+STEEPEST = math.log(4)
+LOADED = 0.7  # weight of what a reading has between the two
 KEPT = 0.99  # of a residual, a group: what has not run for long is believed to be as profiled
 OVERHEADS = 50  # of which the median counts
 TINY = 1e-9  # ms
@@ -121,10 +122,17 @@ class LatencyModel:
         return total[:, None]
 
     def read(self, node: str, batch: int, measured_ms: float) -> float:
-        """The slowdown that an entry's reading and the recent past say together."""
+        """The slowdown that an entry's reading and the recent past say together.
+
+        Noise does not reach beyond ``SUDDEN``: a reading that is slower still is a load that began,
+        and counts for more; beyond ``STEEPEST`` it is the clock's.
+        """
         self._entry_ms = self.profiled(node, batch)
         ratio = _log_ratio(measured_ms, self._entry_ms)
-        return math.exp(_moved(self._log_slowdown, ratio, READING_WEIGHT))
+        step = ratio - self._log_slowdown
+        loaded = max(0.0, min(step, STEEPEST) - SUDDEN)
+        blended = READING_WEIGHT * step + (LOADED - READING_WEIGHT) * loaded
+        return math.exp(self._log_slowdown + blended)
 
     def observe_entry(self, node: str, batch: int, measured_ms: float) -> None:
         """A group has entered: let its reading move the filtered slowdown, and residuals age."""
@@ -136,7 +144,7 @@ class LatencyModel:
         self._log_residual *= self._ages
         self._ages.fill(KEPT)
         ratio = _log_ratio(measured_ms, self.profiled(node, batch))
-        self._log_slowdown = _moved(self._log_slowdown, ratio, FORGET)
+        self._log_slowdown += FORGET * (ratio - self._log_slowdown)
 
     def observe(self, node: str, expected_ms: float, measured_ms: float) -> None:
         """Let a later node's residual move its correction."""
@@ -196,16 +204,6 @@ class _Choice:
         ways = self._passes @ every + self._steps * overhead_ms
         cheapest: Floats = np.minimum.reduceat(ways, self._first, axis=0)
         return cheapest
-
-
-def _moved(believed: float, read: float, weight: float) -> float:
-    """A belief (in logarithms) that a reading moves by its weight.
-
-    Noise does not reach beyond ``SUDDEN``: a reading that is slower still is a load that began,
-    and what it has beyond that has the weight ``LOADED``.
-    """
-    step = read - believed
-    return believed + weight * step + max(0.0, LOADED - weight) * max(0.0, step - SUDDEN)
 
 
 def _spread(profile: LatencyProfile) -> float:
