@@ -76,8 +76,8 @@ class Margin:
         peaks = max(LEAST_PEAKS, math.ceil(PEAKS * count))
         if count <= peaks:
             return 0.0
-        threshold = self._ascending[-peaks - 1]
-        rise = self._ascending[-(peaks + 1) // 2] - threshold  # half of the peaks are beyond
+        threshold = self._largest(peaks + 1)
+        rise = self._largest((peaks + 1) // 2) - threshold  # half of the peaks are beyond
         beyond = max(1.0, peaks / max(1.0, (count + 1) * (1 - QUANTILE)))
         return threshold + rise * math.log2(beyond)
 
