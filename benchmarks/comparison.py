@@ -210,13 +210,13 @@ def page(report: dict[str, Any]) -> str:
         backend=report["bundle"]["backend"],
         reading=f"{report['reading'].strip()}\n\n" if report["reading"] else "",
         split=". ".join(line.capitalize() for line in report["split"]["lines"]) + ".",
-        goals="\n".join(_goals(report)),
+        goals="\n\n".join(_goals(report)),
         means=_means(report),
         pictures="\n\n".join(
             f"![{told}]({report['folder']}/{name})" for name, told in PICTURES.items()
         ),
         deadlines="\n\n".join(_deadlines(report)),
-        losses="\n".join(_losses(report)),
+        losses="\n\n".join(_losses(report)),
         overhead=_overhead(report),
         sizes=_sizes(report),
         content=_content(report),
