@@ -18,12 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alternating import finish, options, table, use_threads, versions, with_folder
+from alternating import all_met, finish, options, table, use_threads, versions, with_folder
+from digits import built_once
 from measuring import describe
 
 import opa_trt
-from opa_trt import __version__
-from opa_trt.builder import Recipe, build, read_recipe
+from opa_trt.builder import Recipe, read_recipe
 from opa_trt.builder.recipe_tables import BaselinesRecipe
 from opa_trt.bundle import Bundle
 from opa_trt.clock import MonotonicClock
@@ -84,7 +84,7 @@ def main() -> None:
     report: dict[str, Any] = {"benchmark": "comparison", "recipe": recipe.name}
     report["page"] = str(place / "index.html")
     report |= {key: found.report[key] for key in KEPT}
-    report["met"] = _all_met(found.report)
+    report["met"] = all_met([goal["met"] for goal in found.report["goals"]])
     if chosen.out is not None:
         _pictures(place, chosen.out)
     report["reading"] = _reading(chosen.out)
@@ -122,12 +122,7 @@ def _bundle(
     """The bundle, built once for these weights."""
     weights = recipe.checkpoint_path()
     stamp = int(weights.stat().st_mtime) if weights is not None and weights.is_file() else 0
-    name = f"{recipe.name}-{recipe.digest()[:8]}-{stamp}-{__version__}.opa"
-    path: Path = chosen.folder / name
-    if not (path / "manifest.json").is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        build(recipe, path, data=chosen.data, store=store, progress=lines)
-    return path
+    return built_once(recipe, chosen.folder, str(stamp), store, data=chosen.data, progress=lines)
 
 
 def _pictures(place: Path, out: Path) -> None:
@@ -143,13 +138,6 @@ def _reading(out: Path | None) -> str:
     """What people found when they read it."""
     path = None if out is None else out.with_suffix("") / "reading.md"
     return path.read_text(encoding="utf-8") if path is not None and path.is_file() else ""
-
-
-def _all_met(report: dict[str, Any]) -> bool | None:
-    verdicts = [goal["met"] for goal in report["goals"]]
-    if False in verdicts:
-        return False
-    return None if None in verdicts else True
 
 
 PAGE = """# Policies compared on {recipe}

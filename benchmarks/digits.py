@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from opa_trt import __version__
-from opa_trt.builder import build, read_recipe
+from opa_trt.builder import Recipe, build, read_recipe
 from opa_trt.builder.sources import load_splits
 from opa_trt.evaluate.stream import StreamGroup, make_stream
+from opa_trt.progress import Progress
 from opa_trt.store import EngineStore
 
 GROUP_SIZE = 100
@@ -19,10 +20,32 @@ def digits_bundle(folder: Path, backend: str, threads: int) -> Path:
     recipe = read_recipe("digits")
     chosen = replace(recipe.compile, backends=(backend,), threads=threads)
     recipe = replace(recipe, compile=chosen)
-    path = folder / f"digits-{backend}-{threads}-{recipe.digest()[:8]}-{__version__}.opa"
+    return built_once(recipe, folder, f"{backend}-{threads}", EngineStore(folder / "store"))
+
+
+def built_once(
+    recipe: Recipe,
+    folder: Path,
+    mark: str,
+    store: EngineStore,
+    *,
+    data: Path | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """A recipe's bundle in ``folder``, built where it is not there yet.
+
+    Args:
+        recipe: what to build.
+        folder: where bundles are kept.
+        mark: part of the bundle's name, for what the recipe does not say.
+        store: of engines and latencies.
+        data: the image folder, where the recipe reads one.
+        progress: hears of the build.
+    """
+    path = folder / f"{recipe.name}-{mark}-{recipe.digest()[:8]}-{__version__}.opa"
     if not (path / "manifest.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        build(recipe, path, store=EngineStore(folder / "store"))
+        build(recipe, path, data=data, store=store, progress=progress)
     return path
 
 

@@ -12,7 +12,6 @@ import copy
 import platform
 import random
 from collections.abc import Iterator, Set
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -30,10 +29,10 @@ from opa_trt.progress import Progress
 from opa_trt.supernet import Arch, Space, Supernet
 from opa_trt.training.batches import Batches, Source
 from opa_trt.training.data import Images
-from opa_trt.training.depthwise import QuickDepthwise
 from opa_trt.training.optimizer import GRADIENT_NORM
 from opa_trt.training.plan import Phase, Steps, TrainingPlan, phases
-from opa_trt.training.shrinking import TOLD_EVERY
+from opa_trt.training.precision import computing
+from opa_trt.training.state import TOLD_EVERY
 
 CHANNELS_LAST = "channels-last weights and inputs"
 KEPT = "freed memory kept"
@@ -227,11 +226,7 @@ class PlainTraining:
         return (loss + weight * F.cross_entropy(logits, soft)) / (1 + weight)
 
     def _logits(self, net: Supernet, inputs: Tensor, arch: Arch) -> Tensor:
-        with ExitStack() as within:
-            if BFLOAT16 in self.things:
-                within.enter_context(torch.autocast(inputs.device.type, torch.bfloat16))
-                if inputs.device.type == CPU:
-                    within.enter_context(QuickDepthwise())
+        with computing(BFLOAT16 if BFLOAT16 in self.things else "float32", inputs.device):
             logits: Tensor = net(inputs, arch)
         return logits.float()
 

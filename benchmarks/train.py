@@ -47,7 +47,8 @@ from plain_training import (
 from opa_trt.device import CPU, CUDA
 from opa_trt.machine import capability, has_gpu
 from opa_trt.progress import Progress
-from opa_trt.training.shrinking import TOLD_EVERY, train
+from opa_trt.training.shrinking import train
+from opa_trt.training.state import TOLD_EVERY
 
 STEPS = (FULL, ELASTIC)
 PLAIN, OURS = "plain", "ours"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from opa_trt.backends import Backend, Engine, backend, every_backend
 from opa_trt.backends.by_batch import joined
 from opa_trt.builder.contest import Contest, Outcome, Rival
-from opa_trt.builder.network import owners
+from opa_trt.builder.network import owners, walk_with
 from opa_trt.builder.recipe_tables import CompileRecipe
 from opa_trt.builder.work import Finding
 from opa_trt.clock import Clock
@@ -24,7 +24,7 @@ from opa_trt.errors import BackendUnavailable
 from opa_trt.progress import Progress
 from opa_trt.runtime.canary import canary_inputs, verify
 from opa_trt.store import EngineStore, engine_key
-from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, PlanEntry, Segment, Target, Tree
+from opa_trt.tree import FEATURES, LOGITS, Node, PlanEntry, Segment, Target, Tree
 
 AUTO = "auto"
 
@@ -246,31 +246,19 @@ class Runner:
         largest = min(engine.target.max_batch for engine in self._engines.values())
         with self._device.scope():
             for part in torch.split(images, largest):
-                for name, logits in self._answers(self._device.upload(part.contiguous())):
-                    found.setdefault(name, []).append(logits)
+                there = self._device.upload(part.contiguous())
+                for node, _, made in walk_with(self._references.tree, self._run, there):
+                    if LOGITS in made:
+                        found.setdefault(node.name, []).append(made[LOGITS].numpy())
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
-    def _answers(self, images: Tensor) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-        """The same of one batch; nodes that read the same by the same engine run once."""
-        tree = self._references.tree
-        features: dict[str, Tensor] = {}
-        logits: dict[tuple[str, int], npt.NDArray[np.float32]] = {}
-        known: dict[tuple[str, int], Tensor | None] = {}  # by segment, and what it reads
-        for node in self._nodes():
-            source = images if node.source == IMAGES else features[tree.parents[node.name]]
-            key = node.segment, id(source)
-            if key not in known:
-                made = self._engines[node.segment].run({node.source: source})
-                given = made.get(FEATURES)
-                # the engine may give the same memory again, when it runs on other features
-                known[key] = None if given is None else given.clone()
-                if LOGITS in made:
-                    logits[key] = self._device.download(made[LOGITS]).copy()
-            kept = known[key]
-            if kept is not None:
-                features[node.name] = kept
-            if key in logits:
-                yield node.name, logits[key]
+    def _run(self, node: Node, source: Tensor) -> dict[str, Tensor]:
+        """What a node's engine gives: logits on the host, all in memory of its own."""
+        made = self._engines[node.segment].run({node.source: source})
+        kept = {FEATURES: made[FEATURES].clone()} if FEATURES in made else {}
+        if LOGITS in made:
+            kept[LOGITS] = torch.from_numpy(self._device.download(made[LOGITS]).copy())
+        return kept
 
     def _nodes(self) -> list[Node]:
         return [*self._references.tree.nodes.values()]

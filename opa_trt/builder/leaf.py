@@ -14,7 +14,6 @@ from opa_trt.builder.network import Exit, Pioneer
 from opa_trt.errors import ConfigError
 from opa_trt.supernet.legacy import Augmented, Configuration, PhaseCosts
 from opa_trt.supernet.legacy.cost import measured_cost
-from opa_trt.supernet.legacy.folding import fold_traced
 from opa_trt.supernet.preprocess import Preprocess
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
 
@@ -85,13 +84,8 @@ class LeafDeployment:
             for way in self._ways(last):
                 found.setdefault(self._segment(way), self._module(way))
         for name, whole in self._whole.items():
-            found[name] = nn.Sequential(self.preprocess, *self._every_part(whole)).eval()
+            found[name] = nn.Sequential(self.preprocess, *self.network.pieces(whole.shallow)).eval()
         return found
-
-    @cached_property
-    def folded(self) -> dict[str, nn.Module]:
-        """Every segment's module with its batch norm folded, by its name."""
-        return {name: fold_traced(module) for name, module in self.modules.items()}
 
     def segments_of(self, route: Configuration) -> list[str]:
         """The segments that a route passes, deployed or not."""
@@ -152,12 +146,6 @@ class LeafDeployment:
         macs, side = self._costs.of(whole).macs, self.preprocess.resolution
         return Node(name, segment, IMAGES, (LOGITS,), successors, side, code, macs, system=system)
 
-    def _every_part(self, whole: Configuration) -> Iterator[nn.Module]:
-        yield self.network.links[0]
-        for place, shallow in enumerate(whole.shallow):
-            yield self.network.phase(place, shallow)
-            yield self.network.links[place + 1]
-
     def _module(self, way: Way) -> nn.Module:
         """Of the segment that the node of this way has."""
         last = len(way) - 1
@@ -173,10 +161,8 @@ class LeafDeployment:
         """What the segment of a way computes, but for preprocessing and exit head."""
         last = len(way) - 1
         if last == self._first:
-            yield self.network.links[0]
-        for place in range(0 if last == self._first else last, last + 1):
-            yield self.network.phase(place, way[place])
-            yield self.network.links[place + 1]
+            return self.network.pieces(way)
+        return iter((self.network.phase(last, way[last]), self.network.links[last + 1]))
 
     def _macs(self, way: Way) -> int:
         """Of the segment for one image, its exit head included."""

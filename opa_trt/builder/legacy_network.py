@@ -21,12 +21,13 @@ def legacy_file(recipe: Recipe) -> Path | None:
     return recipe.folder / weights if weights.endswith(SUFFIX) else None
 
 
-def untrained(recipe: Recipe, classes: int) -> nn.Module:
+def untrained(recipe: Recipe, classes: int, *, weights: str | None = None) -> nn.Module:
     """The recipe's legacy network, with random weights, or those that one's own function brings.
 
     Args:
         recipe: of a legacy network.
         classes: what the images have.
+        weights: torchvision's name of some to begin with.
 
     Raises:
         RecipeError: the recipe says another number of classes.
@@ -37,7 +38,8 @@ def untrained(recipe: Recipe, classes: int) -> nn.Module:
         message = f"the images have {classes} classes, [legacy] of recipe {recipe.name} says "
         message += f"{wanted.classes}."
         raise RecipeError(message, expected=f"classes = {classes}.")
-    return make_network(wanted.network, classes, seed=recipe.seed, **wanted.options)
+    options = dict(wanted.options)
+    return make_network(wanted.network, classes, seed=recipe.seed, weights=weights, **options)
 
 
 def legacy_network(recipe: Recipe, classes: int) -> nn.Module:
@@ -48,12 +50,11 @@ def legacy_network(recipe: Recipe, classes: int) -> nn.Module:
         RecipeError, UnknownNameError, ConfigError, BackendUnavailable: as ``untrained`` says.
     """
     wanted, path = recipe.legacy, legacy_file(recipe)
-    module = untrained(recipe, classes)
+    named = wanted.weights if path is None else ""
+    module = untrained(recipe, classes, weights=named or None)
     if path is not None:
         load_weights(module, path)
-    elif wanted.weights:
-        return make_network(wanted.network, classes, weights=wanted.weights, **wanted.options)
-    elif not is_own(wanted.network):
+    elif not named and not is_own(wanted.network):
         message = f"recipe {recipe.name} names no weights of its legacy network."
         raise CheckpointError(
             message,

@@ -110,12 +110,10 @@ class LegacyParts(Parts):
     @property
     def telling(self) -> tuple[str, ...]:
         """Of the legacy network the first phases, and the last."""
-        names = self.covering_deployment.tree.route_to(
-            self.covering_deployment.node_of(self.covering_deployment.routes[0])
-        ).nodes
-        return tuple(self.covering[name].segment for name in (names[0], names[-1]))
+        names = self.covering_deployment.segments_of(self.network.legacy_configuration)
+        return names[0], names[-1]
 
 
 def configurations_in(rows: Sequence[Sequence[int]]) -> list[Configuration]:
-    """What a stage found, as ``0`` (legacy) or ``1`` (shallow) a phase."""
-    return [Configuration(tuple(bool(bit) for bit in row)) for row in rows]
+    """What a stage found, as the bits of each."""
+    return [Configuration.from_bits(row) for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -83,9 +83,23 @@ def run_batches(module: nn.Module, batches: Iterator[Tensor] | list[Tensor]) -> 
 def walk(
     tree: Tree, modules: Mapping[str, nn.Module], images: Tensor
 ) -> Iterator[tuple[Node, Tensor, dict[str, Tensor]]]:
+    """``walk_with`` the segments' modules."""
+
+    def run(node: Node, source: Tensor) -> dict[str, Tensor]:
+        made = modules[node.segment](source)
+        values = made if isinstance(made, tuple) else (made,)
+        return dict(zip(node.outputs, values, strict=True))
+
+    yield from walk_with(tree, run, images)
+
+
+def walk_with(
+    tree: Tree, run: Callable[[Node, Tensor], dict[str, Tensor]], images: Tensor
+) -> Iterator[tuple[Node, Tensor, dict[str, Tensor]]]:
     """Every node of a tree whose parents come first, what it reads, and what it gives by name.
 
-    ``modules`` are the segments'; one that several nodes share runs once on what they all read.
+    ``run`` computes a node's segment, in memory that later runs leave alone. What several nodes
+    share runs once on what they all read.
     """
     given: dict[str, dict[str, Tensor]] = {}
     known: dict[tuple[str, int], dict[str, Tensor]] = {}  # by segment, and what it reads
@@ -94,9 +108,7 @@ def walk(
         if node.source != IMAGES:
             source = given[tree.parents[node.name]][FEATURES]
         if (node.segment, id(source)) not in known:
-            made = modules[node.segment](source)
-            values = made if isinstance(made, tuple) else (made,)
-            known[node.segment, id(source)] = dict(zip(node.outputs, values, strict=True))
+            known[node.segment, id(source)] = run(node, source)
         given[node.name] = known[node.segment, id(source)]
         yield node, source, given[node.name]
 

@@ -38,7 +38,6 @@ from opa_trt.tree import (
     ONNX,
     PT2,
     TORCHSCRIPT,
-    Node,
     Segment,
     TensorSpec,
     Tree,
@@ -127,15 +126,10 @@ class Parts(ABC):
 
     # --- from what stages found -----------------------------------------------------------------
 
-    @property
+    @cached_property
     def branches(self) -> list[Branch]:
         """``opa``'s entries, and the answers below each."""
         return branches_of(self.tree)
-
-    @cached_property
-    def owners(self) -> dict[str, Node]:
-        """Every compiled segment's first node, by the segment's name."""
-        return owners(self.covering)
 
     @cached_property
     def folded(self) -> dict[str, nn.Module]:
@@ -147,7 +141,7 @@ class Parts(ABC):
         """Every compiled segment with its portable forms."""
         traced, tree = self.found["trace"], self.covering
         made: dict[str, Segment] = {}
-        for name, node in self.owners.items():
+        for name, node in owners(tree).items():
             parent = tree.parents.get(node.name)
             reads = self._spec(node.source, tree[parent].segment if parent else name)
             made[name] = Segment(
@@ -164,7 +158,7 @@ class Parts(ABC):
         """Those segments that the tree has."""
         return {name: self.segments[name] for name in owners(self.tree)}
 
-    @property
+    @cached_property
     def compiled(self) -> Finding:
         """What was compiled, of the deployed segments."""
         found = self.found["compile"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,10 @@ from opa_trt.supernet import load, read_notes, save
 from opa_trt.supernet.legacy import save_shallow
 from opa_trt.supernet.legacy.networks import save_weights
 from opa_trt.training.data import Images, Splits
-from opa_trt.training.leaf import train_leaf
-from opa_trt.training.plain import train_plain
+from opa_trt.training.leaf import LeafState, train_leaf
+from opa_trt.training.plain import PlainState, train_plain
 from opa_trt.training.shrinking import train
+from opa_trt.training.state import TrainingState
 
 
 def train_recipe(
@@ -57,31 +61,17 @@ def train_recipe(
             space) …
     """
     check_output(out)
-    progress = progress or Progress()
     start = None
     if start_from is not None:
         start = load(start_from, expected=recipe.make_space())
-    splits = _splits(recipe, data, skip_bad_images, progress)
-    space = recipe.make_space(len(splits.train.classes))
-    folder = out.with_name(f"{out.name}.training")
-    state = train(
-        space,
-        source_of(recipe),
-        splits.train,
-        splits.fit,
-        recipe.training,
-        folder,
-        seed=recipe.seed,
-        start=start,
-        device=device,
-        progress=progress,
-    )
-    notes = _notes(recipe, splits.train, state.log, device)
-    if start_from is not None:
-        notes["start"] = read_notes(start_from)
-    save(state.supernet, out, half=True, notes=notes)
-    shutil.rmtree(folder, ignore_errors=True)
-    return state.log
+
+    def write(state: TrainingState, notes: dict[str, Any]) -> None:
+        if start_from is not None:
+            notes["start"] = read_notes(start_from)
+        save(state.supernet, out, half=True, notes=notes)
+
+    job = _Job(recipe, out, data, skip_bad_images, device, progress or Progress())
+    return job.run(recipe.make_space, partial(train, start=start), recipe.training, write)
 
 
 def train_legacy(
@@ -100,23 +90,12 @@ def train_legacy(
     weights that its function gives.
     """
     check_output(out)
-    progress = progress or Progress()
-    splits = _splits(recipe, data, skip_bad_images, progress)
-    folder = out.with_name(f"{out.name}.training")
-    state = train_plain(
-        untrained(recipe, len(splits.train.classes)),
-        source_of(recipe),
-        splits.train,
-        splits.fit,
-        recipe.training,
-        folder,
-        seed=recipe.seed,
-        device=device,
-        progress=progress,
-    )
-    save_weights(state.network, out, notes=_notes(recipe, splits.train, state.log, device))
-    shutil.rmtree(folder, ignore_errors=True)
-    return state.log
+
+    def write(state: PlainState, notes: dict[str, Any]) -> None:
+        save_weights(state.network, out, notes=notes)
+
+    job = _Job(recipe, out, data, skip_bad_images, device, progress or Progress())
+    return job.run(partial(untrained, recipe), train_plain, recipe.training, write)
 
 
 def train_shallow(
@@ -137,31 +116,67 @@ def train_shallow(
         The log: for each phase every configuration's accuracy and MACs.
     """
     check_output(out)
-    progress = progress or Progress()
-    splits = _splits(recipe, data, skip_bad_images, progress)
-    folder = out.with_name(f"{out.name}.training")
-    state = train_leaf(
-        augmented(recipe, len(splits.train.classes)),
-        source_of(recipe),
-        splits.train,
-        splits.fit,
-        recipe.leaf,
-        folder,
-        seed=recipe.seed,
-        device=device,
-        progress=progress,
-    )
-    save_shallow(state.network, out, notes=_notes(recipe, splits.train, state.log, device))
-    shutil.rmtree(folder, ignore_errors=True)
-    return state.log
+
+    def write(state: LeafState, notes: dict[str, Any]) -> None:
+        save_shallow(state.network, out, notes=notes)
+
+    job = _Job(recipe, out, data, skip_bad_images, device, progress or Progress())
+    return job.run(partial(augmented, recipe), train_leaf, recipe.leaf, write)
 
 
-def _splits(recipe: Recipe, data: Path | None, skip_bad_images: bool, progress: Progress) -> Splits:
-    progress.start("data")
-    splits = load_splits(recipe, data, skip_bad_images=skip_bad_images, progress=progress)
-    counts = f"{len(splits.train):,} to train on, {len(splits.fit):,} to check on"
-    progress.finish("data", f"{counts}, {len(splits.train.classes)} classes")
-    return splits
+@dataclass(frozen=True)
+class _Job:
+    """What all trainings of a recipe share: their images, their state's folder, their notes."""
+
+    recipe: Recipe
+    out: Path
+    data: Path | None
+    skip_bad_images: bool
+    device: str
+    progress: Progress
+
+    def run(
+        self,
+        subject: Callable[[int], Any],
+        trainer: Callable[..., Any],
+        plan: Any,
+        write: Callable[[Any, dict[str, Any]], None],
+    ) -> list[dict[str, Any]]:
+        """Train, write, and delete the state; the log.
+
+        Args:
+            subject: what is trained, of the number of classes.
+            trainer: one of ``training``'s.
+            plan: what it takes.
+            write: puts the final state and notes where they belong.
+        """
+        splits = self._splits()
+        folder = self.out.with_name(f"{self.out.name}.training")
+        state = trainer(
+            subject(len(splits.train.classes)),
+            source_of(self.recipe),
+            splits.train,
+            splits.fit,
+            plan,
+            folder,
+            seed=self.recipe.seed,
+            device=self.device,
+            progress=self.progress,
+        )
+        write(state, _notes(self.recipe, splits.train, state.log, self.device))
+        shutil.rmtree(folder, ignore_errors=True)
+        log: list[dict[str, Any]] = state.log
+        return log
+
+    def _splits(self) -> Splits:
+        told = self.progress
+        told.start("data")
+        splits = load_splits(
+            self.recipe, self.data, skip_bad_images=self.skip_bad_images, progress=told
+        )
+        counts = f"{len(splits.train):,} to train on, {len(splits.fit):,} to check on"
+        told.finish("data", f"{counts}, {len(splits.train.classes)} classes")
+        return splits
 
 
 def _notes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from opa_trt.errors import ConfigError
 from opa_trt.policies import STOP, Arrival, Budget, Decision, PolicyBase, View
+from opa_trt.policies.base import all_to
 from opa_trt.policies.entrance import Entrance
 from opa_trt.policies.ways import Ways, every_way
 from opa_trt.tree import OPA, Tree
@@ -60,7 +60,8 @@ class RandomPolicy(PolicyBase):
         fitting = [place for place, each in enumerate(ms) if each <= budget.left_ms]
         draw = np.random.default_rng([self.seed, 71, state])
         place = int(draw.choice(fitting)) if fitting else _last_resort(view, ms)
-        return _all_to(place, view, budget, bool(fitting), "drawn"), state + 1
+        decision = all_to(place, view, budget.left_ms, fits=bool(fitting), reason="drawn")
+        return decision, state + 1
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,10 @@ class OraclePolicy(PolicyBase):
         if best is not None:
             place = ways.begins(best)
         accuracy = ways.by_successor([float(np.mean(self._counted(name))) for name in ways.ends])
-        return _all_to(place, view, budget, fitting > 0, reason, accuracy), None
+        decision = all_to(
+            place, view, budget.left_ms, fits=fitting > 0, reason=reason, accuracy=accuracy
+        )
+        return decision, None
 
     def _counted(self, name: str) -> npt.NDArray[np.bool_]:
         right = self.right[name]
@@ -167,24 +171,3 @@ class _Half(OraclePolicy):
 def _last_resort(view: View, ms: list[float]) -> int:
     """``STOP``, or the place of the fastest successor where there is nothing to stop with."""
     return STOP if view.logits is not None else ms.index(min(ms))
-
-
-def _all_to(
-    place: int,
-    view: View,
-    budget: Budget,
-    fits: bool,
-    reason: str,
-    accuracy: tuple[float, ...] = (),
-) -> Decision:
-    """The whole group to one successor, or ``STOP``."""
-    return Decision(
-        choice=np.full(view.pending, place, dtype=np.int64),
-        successors=view.successors,
-        predicted_ms=tuple(view.latency_ms[:, -1].tolist()),
-        predicted_accuracy=accuracy or (math.nan,) * len(view.successors),
-        estimated_accuracy=math.nan,
-        left_ms=budget.left_ms,
-        fits=fits,
-        reason=reason,
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -108,20 +108,44 @@ class Decision:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def unreadable(view: View, left_ms: float) -> Decision:
-    """Stopping, where logits are not all finite: nothing can be read from them."""
-    count = len(view.successors)
+def all_to(
+    place: int,
+    view: View,
+    left_ms: float,
+    *,
+    fits: bool,
+    reason: str,
+    accuracy: tuple[float, ...] = (),
+    estimated: float = math.nan,
+) -> Decision:
+    """The whole group to one successor, or ``STOP``.
+
+    Args:
+        place: among the successors.
+        view: what was seen.
+        left_ms: the budget.
+        fits: whether anything but stopping fitted.
+        reason: half a sentence for people.
+        accuracy: predicted of each successor; none where not predicted.
+        estimated: accuracy of the node that ran; nan where not estimated.
+    """
     return Decision(
-        choice=np.full(view.pending, STOP, dtype=np.int64),
+        choice=np.full(view.pending, place, dtype=np.int64),
         successors=view.successors,
         predicted_ms=tuple(view.latency_ms[:, -1].tolist()),
-        predicted_accuracy=(math.nan,) * count,
-        estimated_accuracy=math.nan,
+        predicted_accuracy=accuracy or (math.nan,) * len(view.successors),
+        estimated_accuracy=estimated,
         left_ms=left_ms,
-        fits=False,
-        reason=f"the logits of {view.node} are not finite",
-        notes={"unreadable": True},
+        fits=fits,
+        reason=reason,
     )
+
+
+def unreadable(view: View, left_ms: float) -> Decision:
+    """Stopping, where logits are not all finite: nothing can be read from them."""
+    reason = f"the logits of {view.node} are not finite"
+    stopped = all_to(STOP, view, left_ms, fits=False, reason=reason)
+    return replace(stopped, notes={"unreadable": True})
 
 
 @dataclass(frozen=True)

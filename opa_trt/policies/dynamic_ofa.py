@@ -7,10 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from opa_trt.errors import ConfigError
-from opa_trt.policies.base import STOP, Arrival, Budget, Decision, Outcome, PolicyBase, View
+from opa_trt.policies.base import STOP, Arrival, Budget, Decision, Outcome, PolicyBase, View, all_to
 from opa_trt.policies.knowledge import Knowledge
 from opa_trt.tree import OPA, WHOLE, Route, Tree
 
@@ -120,17 +118,8 @@ class DynamicOfaPolicy(PolicyBase):
         follower = path.get(view.node)
         best = STOP if follower is None else view.successors.index(follower)
         fits = bool((view.latency_ms[:, -1] <= budget.left_ms).any())
-        decision = Decision(
-            choice=np.full(view.pending, best, dtype=np.int64),
-            successors=view.successors,
-            predicted_ms=tuple(view.latency_ms[:, -1].tolist()),
-            predicted_accuracy=(math.nan,) * len(view.successors),
-            estimated_accuracy=math.nan,
-            left_ms=budget.left_ms,
-            fits=fits,
-            reason=f"level {state.level + 1} of {len(self.levels)}, by {self.manager}",
-        )
-        return decision, state
+        reason = f"level {state.level + 1} of {len(self.levels)}, by {self.manager}"
+        return all_to(best, view, budget.left_ms, fits=fits, reason=reason), state
 
     def learn(self, outcome: Outcome, state: Reaction) -> Reaction:
         """Remember how long the group took, and change the level for the next."""

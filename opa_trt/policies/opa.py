@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from opa_trt.errors import ConfigError
-from opa_trt.policies.base import Arrival, Budget, Decision, PolicyBase, View
+from opa_trt.policies.base import Arrival, Budget, Decision, PolicyBase, View, all_to
 from opa_trt.policies.entrance import Entrance
 from opa_trt.policies.evidence import Floats, ascending_powers
 from opa_trt.policies.knowledge import Estimator, Knowledge, share
@@ -83,15 +83,14 @@ class OpaPolicy(PolicyBase):
         else:
             best = latency.index(min(latency))
             reason = f"nothing fits, so {ways.ends[best]}, the fastest, answers"
-        return Decision(
-            choice=np.full(view.pending, ways.begins(best), dtype=np.int64),
-            successors=view.successors,
-            predicted_ms=tuple(view.latency_ms[:, -1].tolist()),
-            predicted_accuracy=ways.by_successor(accuracy),
-            estimated_accuracy=math.nan if view.logits is None else estimated,
-            left_ms=budget.left_ms,
+        return all_to(
+            ways.begins(best),
+            view,
+            budget.left_ms,
             fits=fitting > 0,
             reason=reason,
+            accuracy=ways.by_successor(accuracy),
+            estimated=math.nan if view.logits is None else estimated,
         )
 
     def _estimator(self, node: str) -> Estimator:

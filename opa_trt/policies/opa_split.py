@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from opa_trt.errors import ConfigError
-from opa_trt.policies.base import STOP, Arrival, Budget, Decision, Milliseconds, PolicyBase, View
+from opa_trt.policies.base import (
+    STOP,
+    Arrival,
+    Budget,
+    Decision,
+    Milliseconds,
+    PolicyBase,
+    View,
+    all_to,
+)
 from opa_trt.policies.entrance import Entrance
 from opa_trt.policies.evidence import Floats, evidence
 from opa_trt.policies.knowledge import Knowledge, Rightness
@@ -135,15 +143,13 @@ class OpaSplitPolicy(PolicyBase):
             reason = f"nothing fits, so {ways.ends[best]}, the fastest, answers"
         else:
             reason = f"on to {ways.ends[best]}, the best of {fitting} that fit"
-        return Decision(
-            choice=np.full(view.pending, ways.begins(best), dtype=np.int64),
-            successors=view.successors,
-            predicted_ms=tuple(view.latency_ms[:, -1].tolist()),
-            predicted_accuracy=ways.by_successor(expected),
-            estimated_accuracy=math.nan,
-            left_ms=budget.left_ms,
+        return all_to(
+            ways.begins(best),
+            view,
+            budget.left_ms,
             fits=fitting > 0,
             reason=reason,
+            accuracy=ways.by_successor(expected),
         )
 
     def _right(self, node: str, evidence: Floats) -> Floats:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import math
-
-import numpy as np
 
 from opa_trt.errors import ConfigError, UnknownNameError
-from opa_trt.policies.base import STOP, Arrival, Budget, Decision, PolicyBase, View
+from opa_trt.policies.base import STOP, Arrival, Budget, Decision, PolicyBase, View, all_to
 from opa_trt.policies.knowledge import Knowledge
 from opa_trt.tree import LOGITS, OPA, Tree
 
@@ -45,18 +42,8 @@ class StaticPolicy(PolicyBase):
         """The whole group along the route; the deadline is not looked at."""
         follower = self._next.get(view.node)
         best = STOP if follower is None else view.successors.index(follower)
-        latency = view.latency_ms[:, -1]
-        decision = Decision(
-            choice=np.full(view.pending, best, dtype=np.int64),
-            successors=view.successors,
-            predicted_ms=tuple(latency.tolist()),
-            predicted_accuracy=(math.nan,) * len(view.successors),
-            estimated_accuracy=math.nan,
-            left_ms=budget.left_ms,
-            fits=bool((latency <= budget.left_ms).any()),
-            reason=f"always {self.node}",
-        )
-        return decision, None
+        fits = bool((view.latency_ms[:, -1] <= budget.left_ms).any())
+        return all_to(best, view, budget.left_ms, fits=fits, reason=f"always {self.node}"), None
 
 
 def route_end(tree: Tree, node: str) -> str:

@@ -10,7 +10,28 @@ import numpy.typing as npt
 
 from opa_trt.errors import ConfigError
 from opa_trt.policies.base import STOP, Milliseconds, View
-from opa_trt.tree import Tree
+from opa_trt.tree import Route, Tree
+
+
+class Paths:
+    """Which of a tree's nodes each of some routes passes.
+
+    Args:
+        tree: whose nodes they are.
+        routes: parts of ways through it.
+    """
+
+    def __init__(self, tree: Tree, routes: Sequence[Route]) -> None:
+        rows = {name: row for row, name in enumerate(tree.nodes)}
+        self._passes = np.zeros((len(routes), len(rows)))
+        for place, route in enumerate(routes):
+            self._passes[place, [rows[name] for name in route.nodes]] = 1
+        self._steps = self._passes.sum(axis=1, keepdims=True)
+
+    def ms(self, each_ms: Milliseconds, overhead_ms: float) -> Milliseconds:
+        """``[routes, B]`` of ``[nodes, B]``, and what the runtime itself takes for each node."""
+        found: Milliseconds = self._passes @ each_ms + self._steps * overhead_ms
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +46,13 @@ class Ways:
         node: where they begin.
         ends: the nodes with logits that they lead to.
         through: ``[W] intp``, the place among the node's successors that each begins with.
-        passes: ``[W, nodes]`` 1 for the tree's nodes on each way, else 0; None where the ways are
-            the successors.
+        paths: what they pass; None where the ways are the successors.
     """
 
     node: str
     ends: tuple[str, ...]
     through: npt.NDArray[np.intp]
-    passes: npt.NDArray[np.float64] | None = None
+    paths: Paths | None = None
 
     @classmethod
     def of_leaves(cls, node: str, successors: tuple[str, ...]) -> Ways:
@@ -47,16 +67,13 @@ class Ways:
         ends = tuple(route.last for _, route in routes)
         if ends == successors:
             return cls.of_leaves(node, successors)
-        rows = {name: row for row, name in enumerate(tree.nodes)}
-        passes = np.zeros((len(routes), len(rows)))
-        for way, (_, route) in enumerate(routes):
-            passes[way, [rows[name] for name in route.nodes]] = 1
-        return cls(node, ends, np.array([place for place, _ in routes], dtype=np.intp), passes)
+        through = np.array([place for place, _ in routes], dtype=np.intp)
+        return cls(node, ends, through, Paths(tree, [route for _, route in routes]))
 
     @property
     def direct(self) -> bool:
         """Whether they are the successors."""
-        return self.passes is None
+        return self.paths is None
 
     def latency_ms(self, view: View) -> Milliseconds:
         """``[W, B]`` promised latency of every way at each of the view's batches.
@@ -64,14 +81,12 @@ class Ways:
         Raises:
             ConfigError: the view lacks the nodes' latencies, and a way has several.
         """
-        if self.passes is None:
+        if self.paths is None:
             return view.latency_ms
         if view.each_ms is None:
             message = f"the ways on from {self.node} need every node's latency."
             raise ConfigError(message, expected="a view that has each_ms.")
-        steps = self.passes.sum(axis=1, keepdims=True)
-        found: Milliseconds = self.passes @ view.each_ms + view.overhead_ms * steps
-        return found
+        return self.paths.ms(view.each_ms, view.overhead_ms)
 
     def by_successor(self, values: Sequence[float]) -> tuple[float, ...]:
         """Of values of the ways the largest through each successor."""

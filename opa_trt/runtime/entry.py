@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opa_trt.policies import Arrival, Budget
 from opa_trt.runtime.group import Machinery
-from opa_trt.tree import Node, Tree
+from opa_trt.tree import Node
 
 
 def pick_entry(machinery: Machinery, count: int, deadline_ms: float, largest: int) -> Node:
@@ -36,9 +36,4 @@ def pick_entry(machinery: Machinery, count: int, deadline_ms: float, largest: in
     fitting = [entry for entry in entries if ms[entry.name] <= deadline_ms]
     if not fitting:
         return min(entries, key=lambda entry: ms[entry.name])
-    return max(fitting, key=lambda entry: (entry.resolution, _reach(machinery.tree, entry)))
-
-
-def _reach(tree: Tree, entry: Node) -> float:
-    """The best accuracy of an entry and of all answers below it, as the build measured them."""
-    return max(tree[route.last].accuracy for route in tree.routes(entry.name))
+    return max(fitting, key=lambda entry: (entry.resolution, machinery.reach[entry.name]))

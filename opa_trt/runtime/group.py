@@ -58,6 +58,11 @@ class Machinery:
         """Let a policy decide from now on; its memory starts empty."""
         self.entries = self.tree.entries_of(policy.system)
         self.policy, self.state = policy, policy.start()
+        # the best accuracy of an entry and of all answers below it, as the build measured them
+        self.reach = {
+            entry.name: max(self.tree[way.last].accuracy for way in self.tree.routes(entry.name))
+            for entry in self.entries
+        }
 
     def batches(self, count: int) -> tuple[int, ...]:
         """The sizes that a policy may think of for ``count`` images, ascending to ``count``."""

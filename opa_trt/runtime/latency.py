@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from opa_trt.policies.ways import Paths
 from opa_trt.runtime.margin import Margins
 from opa_trt.store import LatencyProfile
-from opa_trt.tree import Route, Tree
+from opa_trt.tree import Tree
 
 READING_WEIGHT = 0.3  # of this group's pioneer against the filtered slowdown: one reading is noise
 FORGET = 0.15  # weight of the newest group in the filtered values
@@ -51,10 +52,7 @@ class LatencyModel:
         systems = dict.fromkeys(node.system for node in tree.entries)
         siblings = [node.successors for node in tree.nodes.values() if node.successors]
         siblings += [tuple(node.name for node in tree.entries_of(name)) for name in systems]
-        self._choices = {
-            names: _Choice(self._index, [[*tree.routes(name)] for name in names])
-            for names in siblings
-        }
+        self._choices = {names: _Choice(tree, names) for names in siblings}
         self._columns: dict[tuple[int, ...], Floats] = {}
         self._log_slowdown = 0.0
         self._log_residual = np.zeros(len(self._index))
@@ -186,22 +184,21 @@ class LatencyModel:
 class _Choice:
     """The ways to logits through each of some siblings."""
 
-    def __init__(self, index: Mapping[str, int], ways: Sequence[Sequence[Route]]) -> None:
+    def __init__(self, tree: Tree, siblings: Sequence[str]) -> None:
+        ways = [[*tree.routes(name)] for name in siblings]
         counts = [len(routes) for routes in ways]
-        steps = [[index[name] for name in route.nodes] for routes in ways for route in routes]
-        self._alone = all(len(nodes) == 1 for nodes in steps) and len(steps) == len(ways)
-        self._nodes = np.array([nodes[0] for nodes in steps], dtype=np.intp)
+        self._paths = Paths(tree, [route for routes in ways for route in routes])
         self._first = np.cumsum([0, *counts[:-1]])  # of each sibling's ways
-        self._steps = np.array([[float(len(nodes))] for nodes in steps])
-        self._passes = np.zeros((len(steps), len(index)))
-        for way, nodes in enumerate(steps):
-            self._passes[way, nodes] = 1
+        self._nodes = None  # the siblings themselves, where they are all the ways there are
+        if all(len(routes) == len(routes[0].nodes) == 1 for routes in ways):
+            index = {name: row for row, name in enumerate(tree.nodes)}
+            self._nodes = np.array([index[name] for name in siblings], dtype=np.intp)
 
     def cheapest(self, every: Floats, overhead_ms: float) -> Floats:
         """``[siblings, batches]`` from ``[nodes, batches]``, and the overhead for each node."""
-        if self._alone:
+        if self._nodes is not None:
             return every[self._nodes] + overhead_ms
-        ways = self._passes @ every + self._steps * overhead_ms
+        ways = self._paths.ms(every, overhead_ms)
         cheapest: Floats = np.minimum.reduceat(ways, self._first, axis=0)
         return cheapest
 

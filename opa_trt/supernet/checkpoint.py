@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors
+from torch import nn
 
 from opa_trt import atomic
 from opa_trt.errors import CheckpointError, OpaError
@@ -18,6 +19,7 @@ from opa_trt.supernet.registry import space_from_dict
 from opa_trt.supernet.space import Space
 from opa_trt.supernet.supernet import Supernet
 
+COUNTER = "num_batches_tracked"
 FORMAT = "opa_trt.supernet"
 VERSION = 1
 
@@ -33,11 +35,7 @@ def save(
         half: store float32 tensors as float16 (``load`` reads them back as float32).
         notes: JSON values kept beside the space: recipe, seed, steps.
     """
-    tensors = {
-        key: (value.half() if half and value.is_floating_point() else value).contiguous()
-        for key, value in supernet.state_dict().items()
-        if not key.endswith("num_batches_tracked")
-    }
+    tensors = stored(supernet, half=half)
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
@@ -45,6 +43,16 @@ def save(
         "notes": json.dumps(dict(notes or {})),
     }
     atomic.write_bytes(path, safetensors(tensors, metadata=metadata))
+
+
+def stored(module: nn.Module, *, half: bool = False) -> dict[str, torch.Tensor]:
+    """A module's tensors as a file has them: without counters of batches, in float16 with
+    ``half``."""
+    return {
+        key: (value.half() if half and value.is_floating_point() else value).contiguous()
+        for key, value in module.state_dict().items()
+        if not key.endswith(COUNTER)
+    }
 
 
 def load(path: Path | str, *, expected: Space | None = None) -> Supernet:
@@ -140,7 +148,7 @@ def check_tensors(
     kind: FileKind,
 ) -> None:
     """CheckpointError unless ``found`` has the names and shapes of ``own``, counters aside."""
-    wanted = {key for key in own if not key.endswith("num_batches_tracked")}
+    wanted = {key for key in own if not key.endswith(COUNTER)}
     for problem, keys in (
         ("lacks", wanted - set(found)),
         ("has unknown", set(found) - wanted),

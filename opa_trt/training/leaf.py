@@ -25,7 +25,7 @@ from opa_trt.training.data import Images
 from opa_trt.training.leaf_draw import candidate_configurations, draw_configurations
 from opa_trt.training.leaf_measure import Measured, calibrate_shallow, front, measure
 from opa_trt.training.leaf_plan import LeafPlan, Schedule
-from opa_trt.training.optimizer import descend, sgd
+from opa_trt.training.optimizer import descend, set_rate, sgd
 from opa_trt.training.state import RunState, below, run_identity
 
 CHECK_IMAGES = 1000  # at most, that configurations are compared on
@@ -207,8 +207,7 @@ class _Run:
         chosen = draw_configurations(
             len(state.network.phases), self.plan.configurations, draw, pool
         )
-        for group in state.optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
+        set_rate(state.optimizer, schedule.rate(step))
         torch.manual_seed(int(draw.integers(2**31)))  # dropout
         state.network.train()
         state.optimizer.zero_grad(set_to_none=True)
@@ -237,10 +236,10 @@ class _Run:
         network.to(CPU).eval()
         if trained:
             calibrate_shallow(network, trained, self.source, self.train_images)
-        accuracies = measure(network, candidates, self.source, self.check_images)
+        shares = measure(network, candidates, self.source, self.check_images)
         rows = [
             Measured(configuration, accuracy, self.cost(configuration))
-            for configuration, accuracy in zip(candidates, accuracies, strict=True)
+            for configuration, accuracy in zip(candidates, shares, strict=True)
         ]
         best = {row.configuration for row in front(rows)}
         state.log.append(

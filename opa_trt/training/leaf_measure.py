@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from opa_trt.supernet.calibration import calibrate
 from opa_trt.supernet.legacy import Augmented, Configuration
 from opa_trt.training.batches import Source
 from opa_trt.training.data import Images
-from opa_trt.training.evaluation import CALIBRATION_IMAGES, batches
+from opa_trt.training.evaluation import CALIBRATION_IMAGES, Batch, batches
 
 ROWS = 512  # of all configurations together, that run at once
 
@@ -29,13 +29,13 @@ class Measured:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Measured:
         """Read what ``to_dict`` made."""
-        bits = tuple(bool(bit) for bit in values["shallow"])
-        return cls(Configuration(bits), values["accuracy"], values["cost"])
+        found = Configuration.from_bits(values["shallow"])
+        return cls(found, values["accuracy"], values["cost"])
 
     def to_dict(self, front: bool) -> dict[str, Any]:
         """Plain values for JSON, and whether it is on the Pareto front."""
         return {
-            "shallow": [int(bit) for bit in self.configuration.shallow],
+            "shallow": self.configuration.bits,
             "accuracy": self.accuracy,
             "cost": self.cost,
             "front": front,
@@ -77,17 +77,25 @@ def calibrate_shallow(
     )
 
 
-@torch.no_grad()
 def measure(
     network: Augmented, configurations: Sequence[Configuration], source: Source, images: Images
 ) -> list[float]:
     """Top-1 accuracy (0 to 1) of every configuration on ``images``."""
-    right = torch.zeros(len(configurations), dtype=torch.int64)
+    return accuracies(network, configurations, batches(source, images, source.size))
+
+
+@torch.no_grad()
+def accuracies(
+    network: Augmented, configurations: Sequence[Configuration], labelled: Iterable[Batch]
+) -> list[float]:
+    """The same on batches of inputs and labels."""
+    right, total = torch.zeros(len(configurations), dtype=torch.int64), 0
     size = _batch(configurations)
-    for inputs, labels in batches(source, images, source.size):
+    for inputs, labels in labelled:
         for some, wanted in zip(torch.split(inputs, size), torch.split(labels, size), strict=True):
             right += (network.forward_many(some, configurations).argmax(2) == wanted).sum(1)
-    return [int(count) / len(images) for count in right]
+        total += len(labels)
+    return [int(count) / total for count in right]
 
 
 def _batch(configurations: Sequence[Configuration]) -> int:

@@ -32,6 +32,12 @@ def warm_cosine(rate: float, steps: int, step: int) -> float:
     return rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def set_rate(optimizer: torch.optim.SGD, rate: float) -> None:
+    """The learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
 def descend(module: nn.Module, optimizer: torch.optim.SGD) -> None:
     """One step along the gradients of ``module``, clipped to ``GRADIENT_NORM``."""
     nn.utils.clip_grad_norm_(module.parameters(), GRADIENT_NORM)

@@ -20,13 +20,12 @@ from opa_trt.supernet.digest import weights_digest
 from opa_trt.training.batches import Batches, Source
 from opa_trt.training.data import Images
 from opa_trt.training.evaluation import batches, share_right
-from opa_trt.training.optimizer import descend, sgd, warm_cosine
+from opa_trt.training.optimizer import descend, set_rate, sgd, warm_cosine
 from opa_trt.training.plan import TrainingPlan
 from opa_trt.training.precision import computing
 from opa_trt.training.state import RunState, below, run_identity
 
 FULL = "full"
-TOLD_EVERY = 10  # steps between two losses that are read
 
 
 @dataclass
@@ -124,15 +123,15 @@ def _steps(
     progress: Progress,
 ) -> None:
     """All that are left."""
-    note, count = "", plan.steps.full
+    count = plan.steps.full
     progress.start(FULL, count)
     state.network.train()
-    for step in range(state.step, count):
+
+    def take(step: int) -> Tensor:
         draw = np.random.default_rng([seed, 0, step, 4])
         images, labels = given.batch(0, step, given.source.size)
         images = images.contiguous(memory_format=torch.channels_last)
-        for group in state.optimizer.param_groups:
-            group["lr"] = warm_cosine(plan.learning_rate, count, step)
+        set_rate(state.optimizer, warm_cosine(plan.learning_rate, count, step))
         torch.manual_seed(int(draw.integers(2**31)))  # dropout
         state.optimizer.zero_grad(set_to_none=True)
         with computing(plan.precision, state.device):
@@ -140,9 +139,6 @@ def _steps(
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=plan.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         descend(state.network, state.optimizer)
-        state.step = step + 1
-        if state.step % plan.checkpoint_every == 0:
-            state.save(folder)
-        if state.step % TOLD_EVERY == 0 or not note:
-            note = f"loss {loss.item():.3f}"  # waits for a GPU
-        progress.advance(state.step, note)
+        return loss.detach()
+
+    state.run_to(count, take, folder, plan.checkpoint_every, progress)

@@ -19,13 +19,12 @@ from opa_trt.supernet.digest import weights_digest
 from opa_trt.training.batches import Batches, Source, spread
 from opa_trt.training.data import Images
 from opa_trt.training.evaluation import calibrated_accuracy
-from opa_trt.training.optimizer import descend, sgd, warm_cosine
+from opa_trt.training.optimizer import descend, set_rate, sgd, warm_cosine
 from opa_trt.training.plan import Phase, TrainingPlan, phases
 from opa_trt.training.precision import computing
 from opa_trt.training.state import TrainingState, run_identity
 
 CHECK_IMAGES = 1000  # at most, for the log's accuracies
-TOLD_EVERY = 10  # steps between two losses that are read
 
 
 def train(
@@ -138,25 +137,21 @@ def _run_phase(
 ) -> None:
     if state.step == 0:
         _enter(state, phase)
-    space, note = state.supernet.space, ""
+    space = state.supernet.space
     progress.start(phase.name, phase.steps)
     state.supernet.train()
-    for step in range(state.step, phase.steps):
+
+    def take(step: int) -> Tensor:
         draw = np.random.default_rng([seed, state.phase, step])
         resolution = int(draw.choice(space.resolutions))
         images, labels = batches.batch(state.phase, step, resolution)
         images = images.contiguous(memory_format=torch.channels_last)
         archs = _draw(space, phase, resolution, draw)
-        for group in state.optimizer.param_groups:
-            group["lr"] = warm_cosine(phase.rate, phase.steps, step)
+        set_rate(state.optimizer, warm_cosine(phase.rate, phase.steps, step))
         torch.manual_seed(int(draw.integers(2**31)))  # dropout
-        loss = _step(state, plan, images, labels, archs)
-        state.step = step + 1
-        if state.step % plan.checkpoint_every == 0:
-            state.save(folder)
-        if state.step % TOLD_EVERY == 0 or not note:
-            note = f"loss {loss.item():.3f}"  # waits for a GPU
-        progress.advance(state.step, note)
+        return _step(state, plan, images, labels, archs)
+
+    state.run_to(phase.steps, take, folder, plan.checkpoint_every, progress)
 
 
 def _draw(space: Space, phase: Phase, resolution: int, draw: np.random.Generator) -> list[Arch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from opa_trt import atomic
 from opa_trt.device import CPU
 from opa_trt.errors import CheckpointError
+from opa_trt.progress import Progress
 from opa_trt.supernet import Supernet
 from opa_trt.training.batches import Source
 from opa_trt.training.data import Images
 
 STATE_FILE = "state.safetensors"
 MOMENTUM = "momentum/"
+TOLD_EVERY = 10  # steps between two losses that are read
 
 
 def run_identity(
@@ -113,6 +115,33 @@ class RunState(ABC):
         self.phase, self.step = progress["phase"], progress["step"]
         self.log = progress["log"]
         return True
+
+    def run_to(
+        self,
+        last: int,
+        take: Callable[[int], Tensor],
+        folder: Path,
+        checkpoint_every: int,
+        progress: Progress,
+    ) -> None:
+        """The steps that are left until ``last``, saved to ``folder`` after every few.
+
+        Args:
+            last: how many steps there are.
+            take: does one, of the number it is given; its loss, ``[] float32``, is read seldom.
+            folder: where the state is kept.
+            checkpoint_every: steps between two saved states.
+            progress: hears of every step.
+        """
+        note = ""
+        for step in range(self.step, last):
+            loss = take(step)
+            self.step = step + 1
+            if self.step % checkpoint_every == 0:
+                self.save(folder)
+            if self.step % TOLD_EVERY == 0 or not note:
+                note = f"loss {loss.item():.3f}"  # waits for a GPU
+            progress.advance(self.step, note)
 
     def _momenta(self) -> dict[str, Tensor]:
         found = {}

@@ -17,6 +17,7 @@ from opa_trt.builder.network import logits_macs, walk
 from opa_trt.errors import ConfigError
 from opa_trt.supernet.fold import parity
 from opa_trt.supernet.legacy import Augmented, Configuration
+from opa_trt.supernet.legacy.folding import fold_traced
 from opa_trt.supernet.preprocess import Preprocess
 from opa_trt.supernet.trace import trace
 from opa_trt.training.exit_head import exit_head
@@ -197,7 +198,7 @@ def test_segments_can_be_traced(deploy: Callable[..., LeafDeployment]) -> None:
 def test_folded_segments_give_the_same(deploy: Callable[..., LeafDeployment]) -> None:
     made = deploy(SOME, (0, 1))
     for node, source, _ in walk(made.tree, made.modules, pixels()):
-        folded = made.folded[node.segment]
+        folded = fold_traced(made.modules[node.segment])
         assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
         assert parity(node.name, folded, made.modules[node.segment], source) < 1e-4
 

@@ -19,9 +19,7 @@ from opa_trt.errors import RecipeError
 from opa_trt.store import LatencyProfile
 from opa_trt.supernet.legacy import Configuration
 from opa_trt.training.leaf_draw import candidate_configurations
-from opa_trt.training.leaf_measure import Measured, front
-
-BATCH = 64  # images of all configurations together
+from opa_trt.training.leaf_measure import Measured, accuracies, front
 
 
 def network(parts: LegacyParts) -> Finding:
@@ -40,7 +38,6 @@ def network(parts: LegacyParts) -> Finding:
     return Finding(line, facts)
 
 
-@torch.no_grad()
 def configurations(parts: LegacyParts) -> Finding:
     """How often each configuration is right on the choosing images; and those that are deployed as
     one engine each, for comparison, from the front of MACs."""
@@ -48,14 +45,10 @@ def configurations(parts: LegacyParts) -> Finding:
     tried = candidate_configurations(len(own.phases), parts.recipe.seed)
     costs = own.costs(side)
     inputs, labels = parts.pools.choosing_inputs(side)
-    right = torch.zeros(len(tried), dtype=torch.int64)
-    parts.progress.start("configurations", len(labels))
-    rows = torch.cat(inputs)
-    for images, wanted in zip(torch.split(rows, BATCH), torch.split(labels, BATCH), strict=True):
-        right += (own.forward_many(images, tried).argmax(2) == wanted).sum(1)
+    batches = zip(inputs, torch.split(labels, parts.recipe.calibrate.batch), strict=True)
     measured = [
-        Measured(each, int(hits) / len(labels), costs.of(each).macs)
-        for each, hits in zip(tried, right, strict=True)
+        Measured(each, share, costs.of(each).macs)
+        for each, share in zip(tried, accuracies(own, tried, batches), strict=True)
     ]
     best = front(measured)
     wholes = _wholes(parts, measured, best)
@@ -65,7 +58,7 @@ def configurations(parts: LegacyParts) -> Finding:
     )
     facts = {
         "tried": [each.to_dict(each in best) for each in measured],
-        "wholes": [_bits(each.configuration) for each in wholes],
+        "wholes": [each.configuration.bits for each in wholes],
     }
     return Finding(line, facts)
 
@@ -89,7 +82,8 @@ def pioneer(parts: LegacyParts) -> Finding:
     side = recipe.data.size
     images, labels = head_images(parts.splits.train, parts.pools.source, recipe)
     inputs = [parts.pools.source.tensor(part, side) for part in images]
-    soft = _logits(parts, inputs).softmax(1)
+    whole = nn.Sequential(*own.pieces(own.legacy_configuration.shallow)).eval()
+    soft = torch.cat(run_batches(whole, inputs)).softmax(1)
     ways = [*product((False, True), repeat=stages)]
     features = [_trunk(parts, way, inputs) for way in ways]
     taught = Lesson(inputs, labels.repeat(len(ways)), soft.repeat(len(ways), 1))
@@ -105,21 +99,9 @@ def pioneer(parts: LegacyParts) -> Finding:
     return Finding(f"{', '.join(own.phases[:stages])}, exit head {told}", facts, arrays)
 
 
-def _logits(parts: LegacyParts, inputs: list[Tensor]) -> Tensor:
-    """The legacy network's."""
-    own = parts.network
-    whole = own.legacy_configuration
-    with torch.no_grad():
-        return torch.cat([own(batch, whole) for batch in inputs])
-
-
 def _trunk(parts: LegacyParts, way: Sequence[bool], inputs: list[Tensor]) -> list[Tensor]:
     """What the first phases give, each its alternative of a way."""
-    own = parts.network
-    pieces: list[nn.Module] = [own.links[0]]
-    for place, shallow in enumerate(way):
-        pieces += [own.phase(place, shallow), own.links[place + 1]]
-    return run_batches(nn.Sequential(*pieces).eval(), inputs)
+    return run_batches(nn.Sequential(*parts.network.pieces(way)).eval(), inputs)
 
 
 def _accuracy(parts: LegacyParts, way: Sequence[bool], head: nn.Module) -> float:
@@ -143,7 +125,7 @@ def routes(parts: LegacyParts) -> Finding:
     runner = Runner(parts.segments, compiled, references, parts.store, parts.clock)
     by_node = runner.profiles(buckets, parts.recipe.measure.seconds)
     runner.close()
-    tree = references.tree
+    tree, segments_of = references.tree, parts.covering_deployment.segments_of
     profiles = {
         node.segment: LatencyProfile.from_dict(by_node[name]) for name, node in tree.nodes.items()
     }
@@ -154,7 +136,7 @@ def routes(parts: LegacyParts) -> Finding:
     for batch in sorted({min(bucket, largest) for bucket in buckets}):
         ms[batch] = {
             each.configuration: sum(
-                profiles[name].at(batch) for name in _segments(parts, each.configuration)
+                profiles[name].at(batch) for name in segments_of(each.configuration)
             )
             for each in tried
         }
@@ -165,16 +147,11 @@ def routes(parts: LegacyParts) -> Finding:
         f"{batch}: {len(found)}" for batch, found in fronts.items()
     )
     facts = {
-        "routes": [_bits(each) for each in kept],
+        "routes": [each.bits for each in kept],
         "fronts": {str(batch): [*map(str, found)] for batch, found in fronts.items()},
         "ms": {str(b): {str(each): v for each, v in row.items()} for b, row in ms.items()},
     }
     return Finding(line, facts)
-
-
-def _segments(parts: LegacyParts, route: Configuration) -> list[str]:
-    """Those that a route passes."""
-    return parts.covering_deployment.segments_of(route)
 
 
 def _kept(fronts: Mapping[int, Sequence[Configuration]], most: int) -> list[Configuration]:
@@ -186,7 +163,3 @@ def _kept(fronts: Mapping[int, Sequence[Configuration]], most: int) -> list[Conf
             counts[each] = counts.get(each, 0) + 1
     chosen = sorted(counts, key=lambda each: -counts[each])[:most]
     return sorted(chosen, key=lambda each: each.shallow)
-
-
-def _bits(configuration: Configuration) -> list[int]:
-    return [int(bit) for bit in configuration.shallow]

@@ -65,6 +65,13 @@ class Augmented(nn.Module):
         """The original phase at ``place`` (from 0), or its shallow alternative."""
         return (self.shallow if shallow else self.legacy)[place]
 
+    def pieces(self, way: Sequence[bool]) -> Iterator[nn.Module]:
+        """What runs until the link after the first phases, each its alternative of ``way``."""
+        yield self.links[0]
+        for place, shallow in enumerate(way):
+            yield self.phase(place, shallow)
+            yield self.links[place + 1]
+
     def forward(self, images: Tensor, configuration: Configuration) -> Tensor:
         """``[N, 3, H, W] float32``, normalised, to what the original network gives.
 
@@ -74,9 +81,9 @@ class Augmented(nn.Module):
             ConfigError: a configuration of another number of phases.
         """
         self._check(configuration)
-        out: Tensor = self.links[0](images)
-        for place, shallow in enumerate(configuration.shallow):
-            out = self.links[place + 1](self.phase(place, shallow)(out))
+        out = images
+        for piece in self.pieces(configuration.shallow):
+            out = piece(out)
         return out
 
     def forward_many(self, images: Tensor, configurations: Sequence[Configuration]) -> Tensor:

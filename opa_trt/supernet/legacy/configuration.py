@@ -36,6 +36,16 @@ class Configuration:
         """The ``number``-th of ``2 ** phases``; 0 is the legacy network, the last all shallow."""
         return cls(tuple(bool(number >> place & 1) for place in range(phases)))
 
+    @classmethod
+    def from_bits(cls, bits: Iterable[int]) -> Configuration:
+        """Read what ``bits`` gave."""
+        return cls(tuple(bool(bit) for bit in bits))
+
+    @property
+    def bits(self) -> list[int]:
+        """1 (shallow) or 0 (legacy) a phase, for JSON."""
+        return [int(each) for each in self.shallow]
+
     @property
     def places(self) -> tuple[int, ...]:
         """The phases whose shallow alternative runs, from 0."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from opa_trt import atomic
 from opa_trt.errors import CheckpointError, ConfigError, UnknownNameError
-from opa_trt.supernet.checkpoint import FileKind, check_tensors
+from opa_trt.supernet.checkpoint import COUNTER, FileKind, check_tensors, stored
 from opa_trt.supernet.legacy.cutting import PHASES, RESNET
 from opa_trt.supernet.legacy.torchvision_import import require_torchvision
 
@@ -165,7 +165,7 @@ def load_weights(module: nn.Module, weights: Path) -> None:
     except SafetensorError as exc:
         message = f"{weights} is not a readable safetensors file: {exc}."
         raise CheckpointError(message, expected=f"{LEGACY.what}.") from exc
-    found = {k: v for k, v in every.items() if not k.endswith("num_batches_tracked")}
+    found = {k: v for k, v in every.items() if not k.endswith(COUNTER)}
     check_tensors(weights, module.state_dict(), found, LEGACY)
     wide = {key: v.float() for key, v in found.items()}
     module.load_state_dict(wide, strict=False)
@@ -179,13 +179,8 @@ def save_weights(module: nn.Module, path: Path, *, notes: Mapping[str, Any] | No
         path: a ``.safetensors`` file.
         notes: JSON values kept beside the weights.
     """
-    tensors = {
-        key: (value.half() if value.is_floating_point() else value).contiguous()
-        for key, value in module.state_dict().items()
-        if not key.endswith("num_batches_tracked")
-    }
     metadata = {"notes": json.dumps(dict(notes or {}))}
-    atomic.write_bytes(path, safetensors(tensors, metadata=metadata))
+    atomic.write_bytes(path, safetensors(stored(module, half=True), metadata=metadata))
 
 
 def _torchvision(name: str, classes: int, weights: str | None, options: Any) -> Any:

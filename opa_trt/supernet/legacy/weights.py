@@ -11,7 +11,7 @@ from safetensors.torch import save as safetensors
 
 from opa_trt import atomic
 from opa_trt.errors import CheckpointError
-from opa_trt.supernet.checkpoint import FileKind, check_tensors, read_file
+from opa_trt.supernet.checkpoint import FileKind, check_tensors, read_file, stored
 from opa_trt.supernet.digest import weights_digest
 from opa_trt.supernet.legacy.augmented import Augmented
 
@@ -28,11 +28,7 @@ def save_shallow(network: Augmented, path: Path, *, notes: Mapping[str, Any] | N
         path: a ``.safetensors`` file.
         notes: JSON values kept beside them.
     """
-    tensors = {
-        key: value.contiguous()
-        for key, value in network.shallow.state_dict().items()
-        if not key.endswith("num_batches_tracked")
-    }
+    tensors = stored(network.shallow)
     metadata = {
         "format": SHALLOW.format,
         "version": str(SHALLOW.version),
