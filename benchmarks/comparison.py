@@ -12,30 +12,22 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from alternating import all_met, finish, options, table, use_threads, versions, with_folder
-from digits import built_once
+from bundles import Lines, chosen_bundle, chosen_recipe, with_recipe
 from measuring import describe
 
 import opa_trt
-from opa_trt.builder import Recipe, read_recipe
-from opa_trt.builder.recipe_tables import BaselinesRecipe
 from opa_trt.bundle import Bundle
 from opa_trt.clock import MonotonicClock
 from opa_trt.evaluate.compare import Settings, compare, read_data, write
-from opa_trt.evaluate.compare.settings import CONTENT
 from opa_trt.evaluate.compare_page import reading, words
-from opa_trt.progress import Progress
 from opa_trt.runtime.session import read_knowledge
 from opa_trt.store import EngineStore
 
-ROOT = Path(__file__).parent.parent
-BASELINES = BaselinesRecipe(whole=6, cascade=3, branchynet=3)
 TRIAL: dict[str, Any] = {
     "groups": 4,
     "loads": (0,),
@@ -43,6 +35,7 @@ TRIAL: dict[str, Any] = {
     "images": 300,
     "trials": 20,
 }
+GROUPS = 200
 PICTURES = {
     "in-time-accuracy.png": "in-time accuracy by deadline and load",
     "accuracy-latency.png": "accuracy against latency",
@@ -53,23 +46,16 @@ PICTURES = {
 }
 
 
-class Lines(Progress):
-    """Every finished stage on stderr, as it ends."""
-
-    def finish(self, stage: str, found: str) -> None:
-        print(f" {stage:<14} {found}", file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Build, compare, write the page."""
     chosen = _options()
     use_threads(chosen.threads)
-    recipe = _recipe(chosen)
+    recipe = chosen_recipe(chosen)
     lines, store = Lines(), EngineStore(chosen.folder / "store")
-    path = _bundle(recipe, chosen, store, lines)
+    path = chosen_bundle(recipe, chosen, store, lines)
     bundle = Bundle(path)
-    families = recipe.data.degradations or CONTENT
-    settings = Settings(families=families, **(TRIAL if chosen.quick else {}))
+    wanted = {"groups": chosen.groups, **(TRIAL if chosen.quick else {})}
+    settings = Settings(families=recipe.data.degradations, **wanted)
     data = read_data(bundle.manifest, chosen.data, progress=lines)
     clock = MonotonicClock()
     with opa_trt.load(path, threads=chosen.threads, store=store, clock=clock) as session:
@@ -99,30 +85,9 @@ KEPT = (
 
 
 def _options() -> argparse.Namespace:
-    parser = with_folder(options(__doc__ or ""))
-    parser.add_argument("recipe", help="shipped, or a file")
-    parser.add_argument("--data", type=Path, help="image folder, where the recipe reads one")
-    parser.add_argument("--checkpoint", type=Path, help="by default engines/weights/RECIPE")
+    parser = with_recipe(with_folder(options(__doc__ or "")))
+    parser.add_argument("--groups", type=int, default=GROUPS, help="at each deadline")
     return parser.parse_args()
-
-
-def _recipe(chosen: argparse.Namespace) -> Recipe:
-    recipe = read_recipe(chosen.recipe)
-    kept = ROOT / "engines" / "weights" / f"{recipe.name}.safetensors"
-    if chosen.checkpoint is not None or (not recipe.checkpoint and kept.is_file()):
-        recipe = recipe.with_checkpoint(chosen.checkpoint or kept)
-    compiled = replace(recipe.compile, threads=chosen.threads)
-    wanted = replace(BASELINES, branchynet=0) if recipe.is_legacy else BASELINES
-    return replace(recipe, compile=compiled, baselines=wanted)
-
-
-def _bundle(
-    recipe: Recipe, chosen: argparse.Namespace, store: EngineStore, lines: Progress
-) -> Path:
-    """The bundle, built once for these weights."""
-    weights = recipe.checkpoint_path()
-    stamp = int(weights.stat().st_mtime) if weights is not None and weights.is_file() else 0
-    return built_once(recipe, chosen.folder, str(stamp), store, data=chosen.data, progress=lines)
 
 
 def _pictures(place: Path, out: Path) -> None:
@@ -142,7 +107,7 @@ def _reading(out: Path | None) -> str:
 
 PAGE = """# Policies compared on {recipe}
 
-`python benchmarks/comparison.py {recipe}{data} --out docs/results/{folder}.md`, on {machine},
+`python benchmarks/comparison.py {recipe}{options} --out docs/results/{folder}.md`, on {machine},
 {threads} threads, {backend}. `opa-trt compare` shows the same as a page of its own.
 
 {reading}{split}
@@ -181,7 +146,7 @@ In-time accuracy, then the share of deadlines met; those in parentheses are repo
 
 ## By content
 
-In-time accuracy over all judged deadlines, without load.
+In-time accuracy without load{over}.
 
 {content}
 """
@@ -191,7 +156,7 @@ def page(report: dict[str, Any]) -> str:
     """The report as Markdown."""
     return PAGE.format(
         recipe=report["recipe"],
-        data="" if report["recipe"] == "digits" else " --data DIR",
+        options=_options_of(report),
         folder=report["folder"],
         machine=describe(report["machine"]),
         threads=report["threads"],
@@ -207,8 +172,16 @@ def page(report: dict[str, Any]) -> str:
         losses="\n\n".join(_losses(report)),
         overhead=_overhead(report),
         sizes=_sizes(report),
+        over=_over(report),
         content=_content(report),
     )
+
+
+def _options_of(report: dict[str, Any]) -> str:
+    """As they were given on the command line."""
+    groups = report["settings"]["groups"]
+    told = "" if report["recipe"] == "digits" else " --data DIR"
+    return told if groups == GROUPS else f"{told} --groups {groups}"
 
 
 def _goals(report: dict[str, Any]) -> Iterator[str]:
@@ -320,6 +293,13 @@ def _sizes(report: dict[str, Any]) -> str:
         for row in sorted(report["group_sizes"], key=lambda row: row["size"])
     ]
     return table(head, rows)
+
+
+def _over(report: dict[str, Any]) -> str:
+    """What the contents were compared on."""
+    if report["settings"]["families"]:
+        return ", over all judged deadlines"
+    return ", at the middle deadline, on contents that the network was not trained for"
 
 
 def _content(report: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from alternating import VERDICTS, finish, options, table, use_threads, versions, with_folder
-from digits import GROUP_SIZE, digits_bundle, digits_stream
+from bundles import GROUP_SIZE, digits_bundle, digits_stream
 from measuring import describe
 
 import opa_trt

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from alternating import VERDICTS, finish, options, table, use_threads, versions, with_folder
-from digits import digits_bundle, digits_stream
+from bundles import digits_bundle, digits_stream
 from measuring import describe
 
 import opa_trt

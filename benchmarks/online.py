@@ -30,8 +30,8 @@ from alternating import (
     use_threads,
     with_folder,
 )
+from bundles import digits_bundle, digits_stream
 from decision import CLASSES, PAPER_MS, TAILS, tree, views
-from digits import digits_bundle, digits_stream
 from measuring import describe, interval
 from ofa_network import STAGES, Parts, random_knowledge, tiny
 from threadpoolctl import threadpool_limits

@@ -59,6 +59,31 @@ def build(
             is left behind.
     """
     check_place(out)
+    parts = prepare(recipe, data, skip_bad_images, progress, store, clock)
+    work = Work(out.with_name(f"{out.name}.work"), _key(parts))
+    for stage, find in stages_of(recipe).items():
+        _run(stage, find, parts, work)
+    parts.progress.start("pack")
+    manifest = pack_bundle(parts, out)
+    size = sum(entry.size for entry in manifest.files.values())
+    parts.progress.finish("pack", f"{out}, {size / 1e6:.1f} MB, {len(manifest.files) + 1} files")
+    work.discard()
+    return manifest
+
+
+def prepare(
+    recipe: Recipe,
+    data: Path | None = None,
+    skip_bad_images: bool = False,
+    progress: Progress | None = None,
+    store: EngineStore | None = None,
+    clock: Clock | None = None,
+) -> Parts:
+    """What the stages of a build begin with: images read, the recipe checked against them, torch
+    set to the build's threads.
+
+    Args and Raises are those of ``build``.
+    """
     progress = progress or Progress()
     progress.start("data")
     kind: type[Parts] = LegacyParts if recipe.is_legacy else SupernetParts
@@ -74,15 +99,7 @@ def build(
     parts.check()
     rivals_of(recipe.compile, parts.threads)
     require_onnx()
-    work = Work(out.with_name(f"{out.name}.work"), _key(parts))
-    for stage, find in stages_of(recipe).items():
-        _run(stage, find, parts, work)
-    progress.start("pack")
-    manifest = pack_bundle(parts, out)
-    size = sum(entry.size for entry in manifest.files.values())
-    progress.finish("pack", f"{out}, {size / 1e6:.1f} MB, {len(manifest.files) + 1} files")
-    work.discard()
-    return manifest
+    return parts
 
 
 def _run(stage: str, find: Callable[[Any], Finding], parts: Parts, work: Work) -> None:

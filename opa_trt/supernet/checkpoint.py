@@ -77,20 +77,6 @@ def load(path: Path | str, *, expected: Space | None = None) -> Supernet:
     return supernet.eval()
 
 
-def read_notes(path: Path | str) -> dict[str, Any]:
-    """What ``save`` was given as ``notes``.
-
-    Raises:
-        CheckpointError: as ``read_file`` says, or the notes cannot be read.
-    """
-    metadata, _ = read_file(Path(path), SUPERNET)
-    try:
-        return dict(json.loads(metadata.get("notes", "{}")))
-    except (TypeError, ValueError, RecursionError) as exc:
-        msg = f"{path} has notes that cannot be read: {exc}."
-        raise CheckpointError(msg) from exc
-
-
 @dataclass(frozen=True)
 class FileKind:
     """What a ``.safetensors`` file of ours holds: its format's name and version, in words, and
@@ -105,6 +91,20 @@ class FileKind:
 SUPERNET = FileKind(
     FORMAT, VERSION, "a super-network's weights", "`opa-trt train RECIPE --out FILE`"
 )
+
+
+def read_notes(path: Path | str, kind: FileKind = SUPERNET) -> dict[str, Any]:
+    """What ``save``, or what else writes files of ``kind``, was given as ``notes``.
+
+    Raises:
+        CheckpointError: as ``read_file`` says, or the notes cannot be read.
+    """
+    metadata, _ = read_file(Path(path), kind)
+    try:
+        return dict(json.loads(metadata.get("notes", "{}")))
+    except (TypeError, ValueError, RecursionError) as exc:
+        msg = f"{path} has notes that cannot be read: {exc}."
+        raise CheckpointError(msg) from exc
 
 
 def read_file(path: Path, kind: FileKind) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

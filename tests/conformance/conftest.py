@@ -98,6 +98,9 @@ class Vendor:
         return f"{self.backend.label} {self.target.precision}"
 
 
+Vendors = Callable[[tuple[Backend, str]], Vendor]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What vendors write beside the engines goes where pytest removes it."""
@@ -124,26 +127,34 @@ def pt2(toy: Any) -> Pt2:
     return exported
 
 
-def _vendor(parameter: tuple[Backend, str], toy: Any, pt2: Pt2) -> Vendor:
-    made, precision = parameter
-    found = made.availability()
-    if not found and os.environ.get("CI") == "true" and made.label in REQUIRED:
-        pytest.fail(f"CI must have {made.label}: {found.reason}", pytrace=False)
-    if not found:
-        pytest.skip(f"{made.label}: {found.reason} {found.install}")
-    return Vendor(made, precision, toy, pt2)
+@pytest.fixture(scope="session")
+def vendors(toy: Any, pt2: Pt2) -> Vendors:
+    """Each backend that works here, with what it compiled so far, once for all tests: pytest makes
+    a parameter's fixture anew whenever tests come back to that parameter."""
+    known: dict[str, Vendor] = {}
+
+    def vendor(parameter: tuple[Backend, str]) -> Vendor:
+        made, precision = parameter
+        found = made.availability()
+        if not found and os.environ.get("CI") == "true" and made.label in REQUIRED:
+            pytest.fail(f"CI must have {made.label}: {found.reason}", pytrace=False)
+        if not found:
+            pytest.skip(f"{made.label}: {found.reason} {found.install}")
+        return known.setdefault(f"{made.label} {precision}", Vendor(made, precision, toy, pt2))
+
+    return vendor
 
 
 @pytest.fixture(scope="session", params=parameters(slow=False))
-def vendor(request: pytest.FixtureRequest, toy: Any, pt2: Pt2) -> Vendor:
+def vendor(request: pytest.FixtureRequest, vendors: Vendors) -> Vendor:
     """Each backend that works here. Tests compile ``pioneer`` alone, once for all of them."""
-    return _vendor(request.param, toy, pt2)
+    return vendors(request.param)
 
 
 @pytest.fixture(scope="session", params=parameters(slow=True))
-def many(request: pytest.FixtureRequest, toy: Any, pt2: Pt2) -> Vendor:
+def many(request: pytest.FixtureRequest, vendors: Vendors) -> Vendor:
     """The same for tests that compile several segments: marked ``slow`` where that takes long."""
-    return _vendor(request.param, toy, pt2)
+    return vendors(request.param)
 
 
 @pytest.fixture(params=list(labels()), ids=lambda pair: f"{pair[0].label}-{pair[1]}")

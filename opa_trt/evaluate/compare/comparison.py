@@ -91,7 +91,14 @@ def compare(
     families = settings.families or CONTENT
     scaled = manifest.images.dtype != "uint8"
     test = data.splits.test
-    pool = make_pool(test, families, settings.images, settings.seed, scaled=scaled)
+    pool = make_pool(
+        test,
+        families,
+        settings.images,
+        settings.seed,
+        mostly_clean=not settings.families,
+        scaled=scaled,
+    )
     pixels = data.splits.fit.pixels
     scene = Scene(
         session=session,
@@ -104,7 +111,7 @@ def compare(
     runner = Runner(scene, pool, answers, settings, progress=progress)
     largest = max(size, *settings.group_sizes, 0)
     facts = {
-        "split": split_facts(data, manifest, len(pool), len(pool.conditions), largest),
+        "split": split_facts(data, manifest, pool.rows, largest),
         "machine": surroundings(session.backend),
         "replay": None,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,15 +95,14 @@ def check_enough(data: Data, group_size: int) -> None:
 
 
 def split_facts(
-    data: Data, manifest: Manifest, rows: int, conditions: int, largest: int
+    data: Data, manifest: Manifest, rows: Sequence[int], largest: int
 ) -> dict[str, Any]:
     """What was trained, chosen, fitted and tested on which images, for JSON and for people.
 
     Args:
         data: the images.
         manifest: of the bundle, which tells what its training images were.
-        rows: of the pool: test images, each in some conditions.
-        conditions: how many conditions the pool has.
+        rows: of the pool, in each of its conditions: clean test images first, then degraded ones.
         largest: images of the largest group.
     """
     splits = data.splits
@@ -120,12 +119,12 @@ def split_facts(
         f"{len(splits.train):,} images trained and calibrated the networks",
         f"{chosen:,} images chose the tails",
         f"{fitted:,} images fitted what policies know, and chose static_best",
-        f"{len(splits.test):,} images are tested on, in {rows:,} rows of "
-        f"{conditions} {'condition' if conditions == 1 else 'conditions'}",
+        f"{len(splits.test):,} images are tested on, in {sum(rows):,} rows: {rows[0]:,} clean"
+        + (f", {rows[1]:,} in each of {len(rows) - 1} other conditions" if rows[1:] else ""),
     ]
     lines.append("groups are drawn from these rows, and intervals are over groups")
-    if largest > rows // conditions:
-        lines.append(f"in groups of more than {rows // conditions:,} some rows occur twice")
+    if largest > min(rows):
+        lines.append(f"in groups of more than {min(rows):,} some rows occur twice")
     if same is False:
         lines.append("the bundle was built with other training images than these")
     if shared := sum(overlap.values()):
@@ -136,7 +135,7 @@ def split_facts(
         "trained": {"images": len(splits.train), "digest": digest},
         "chosen": {"images": chosen},
         "fitted": {"images": fitted},
-        "tested": {"images": len(splits.test), "digest": splits.test.digest(), "rows": rows},
+        "tested": {"images": len(splits.test), "digest": splits.test.digest(), "rows": sum(rows)},
         "overlap": overlap,
         "same_data": same,
         "lines": lines,

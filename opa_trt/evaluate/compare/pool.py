@@ -59,6 +59,11 @@ class Pool:
         pixels = self.pixels[rows]
         return pixels.astype(np.float32) / np.float32(255) if self.scaled else pixels
 
+    @property
+    def rows(self) -> list[int]:
+        """How many there are in each condition."""
+        return [len(members) for members in self.members.values()]
+
     @cached_property
     def members(self) -> dict[tuple[str, int], Ints]:
         """Rows of each condition."""
@@ -78,7 +83,13 @@ class Draw:
 
 
 def make_pool(
-    images: Images, families: Sequence[str], limit: int, seed: int, *, scaled: bool = False
+    images: Images,
+    families: Sequence[str],
+    limit: int,
+    seed: int,
+    *,
+    mostly_clean: bool = False,
+    scaled: bool = False,
 ) -> Pool:
     """As many of ``images`` in every condition, ``limit`` rows (and 1 GiB) at most.
 
@@ -87,6 +98,7 @@ def make_pool(
         families: of degradations; the conditions are clean, and each family at each severity.
         limit: of rows; one image a condition at least.
         seed: of the draw and of the degradations.
+        mostly_clean: give half of the rows to clean images, as far as there are so many.
         scaled: whether the bundle takes float32 from 0 to 1.
     """
     conditions = (
@@ -94,11 +106,13 @@ def make_pool(
         *(Condition(family, level) for family in families for level in LEVELS),
     )
     room = min(limit, MOST_BYTES // max(1, images.pixels[0].nbytes))
-    each = max(1, min(len(images), room // len(conditions)))
+    clean = room // (2 if mostly_clean and families else len(conditions))
+    hard = (room - clean) // max(1, len(conditions) - 1)
+    counts = [max(1, min(len(images), wanted)) for wanted in (clean, *[hard] * len(conditions[1:]))]
     draw = np.random.default_rng([seed, 81])
     pixels, source = [], []
-    for place, condition in enumerate(conditions):
-        rows = np.sort(draw.permutation(len(images))[:each])
+    for place, (condition, count) in enumerate(zip(conditions, counts, strict=True)):
+        rows = np.sort(draw.permutation(len(images))[:count])
         pixels.append(degrade(images.pixels[rows], *condition.pair, seed + place))
         source.append(rows)
     chosen = np.concatenate(source)
@@ -106,7 +120,7 @@ def make_pool(
         pixels=np.concatenate(pixels),
         labels=images.labels[chosen],
         source=chosen.astype(np.int64),
-        condition=np.repeat(np.arange(len(conditions)), each),
+        condition=np.repeat(np.arange(len(conditions)), counts),
         conditions=conditions,
         scaled=scaled,
     )

@@ -110,6 +110,11 @@ def make_network(
             not there, or of another number of classes.
         BackendUnavailable: torchvision is needed, and not installed.
     """
+    if weights is not None and name not in PHASES:
+        message = f"{name} has no weights called {weights!r}."
+        raise ConfigError(
+            message, expected="a .safetensors file; only torchvision's networks have named weights."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == SMALL_RESNET:

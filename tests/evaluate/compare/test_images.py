@@ -89,7 +89,7 @@ def test_too_few_images_are_refused_with_how_many_are_needed(data: Data) -> None
 
 
 def test_the_split_is_told(bundle: Any, data: Data) -> None:
-    facts = split_facts(data, bundle.manifest, rows=140, conditions=7, largest=30)
+    facts = split_facts(data, bundle.manifest, rows=[20] * 7, largest=30)
     assert facts["trained"]["images"] == 20
     assert (facts["chosen"]["images"], facts["fitted"]["images"]) == (6, 6)
     assert facts["tested"] == {"images": 60, "digest": data.splits.test.digest(), "rows": 140}
@@ -104,7 +104,7 @@ def test_other_training_images_than_the_bundles_are_told(
 ) -> None:
     built = data.splits.train.digest() if same else "0" * 64
     manifest = replace(bundle.manifest, report={"calibrate": {"data": built}})
-    facts = split_facts(data, manifest, 60, 1, 8)
+    facts = split_facts(data, manifest, [60], 8)
     assert facts["same_data"] is same
     assert any("other training images" in line for line in facts["lines"]) is not same
 
@@ -112,6 +112,6 @@ def test_other_training_images_than_the_bundles_are_told(
 def test_images_that_occur_on_both_sides_are_counted(bundle: Any, data: Data) -> None:
     splits = data.splits
     leaky = Splits(splits.test.select([0, 1, 2]), splits.test.select([2, 3]), splits.test)
-    facts = split_facts(Data("leaky", leaky), bundle.manifest, 60, 1, 8)
+    facts = split_facts(Data("leaky", leaky), bundle.manifest, [60], 8)
     assert facts["overlap"] == {"trained": 3, "fitted_or_chosen": 2}
     assert "5 of the test images are among the others, byte for byte" in facts["lines"]

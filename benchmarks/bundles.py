@@ -1,18 +1,58 @@
-"""The shipped digits as a bundle and as a stream, for benchmarks of whole groups."""
+"""Recipes as bundles, built once, and the shipped digits as a stream."""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 from opa_trt import __version__
 from opa_trt.builder import Recipe, build, read_recipe
+from opa_trt.builder.recipe_tables import BaselinesRecipe
 from opa_trt.builder.sources import load_splits
 from opa_trt.evaluate.stream import StreamGroup, make_stream
 from opa_trt.progress import Progress
 from opa_trt.store import EngineStore
 
+ROOT = Path(__file__).parent.parent
+BASELINES = BaselinesRecipe(whole=6, cascade=3, branchynet=3)
 GROUP_SIZE = 100
+
+
+class Lines(Progress):
+    """Every finished stage on stderr, as it ends."""
+
+    def finish(self, stage: str, found: str) -> None:
+        print(f" {stage:<14} {found}", file=sys.stderr, flush=True)
+
+
+def with_recipe(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Adds the recipe, its images and its weights."""
+    parser.add_argument("recipe", help="shipped, or a file")
+    parser.add_argument("--data", type=Path, help="image folder, where the recipe reads one")
+    parser.add_argument("--checkpoint", type=Path, help="by default engines/weights/RECIPE")
+    return parser
+
+
+def chosen_recipe(chosen: argparse.Namespace) -> Recipe:
+    """The recipe of these options, with weights and every baseline that its network can have."""
+    recipe = read_recipe(chosen.recipe)
+    kept = ROOT / "engines" / "weights" / f"{recipe.name}.safetensors"
+    if chosen.checkpoint is not None or (not recipe.checkpoint and kept.is_file()):
+        recipe = recipe.with_checkpoint(chosen.checkpoint or kept)
+    compiled = replace(recipe.compile, threads=chosen.threads)
+    wanted = replace(BASELINES, branchynet=0) if recipe.is_legacy else BASELINES
+    return replace(recipe, compile=compiled, baselines=wanted)
+
+
+def chosen_bundle(
+    recipe: Recipe, chosen: argparse.Namespace, store: EngineStore, progress: Progress
+) -> Path:
+    """The bundle of ``chosen_recipe``, built once for its weights and kept in the folder."""
+    weights = recipe.checkpoint_path()
+    stamp = int(weights.stat().st_mtime) if weights is not None and weights.is_file() else 0
+    return built_once(recipe, chosen.folder, str(stamp), store, data=chosen.data, progress=progress)
 
 
 def digits_bundle(folder: Path, backend: str, threads: int) -> Path:
