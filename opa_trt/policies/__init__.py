@@ -7,6 +7,7 @@ from typing import Any
 from opa_trt.errors import UnknownNameError
 from opa_trt.policies.base import (
     STOP,
+    Ahead,
     Arrival,
     Budget,
     Decision,
@@ -28,6 +29,7 @@ from opa_trt.tree import Tree
 
 __all__ = [
     "STOP",
+    "Ahead",
     "Arrival",
     "Budget",
     "Decision",

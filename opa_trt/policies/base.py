@@ -18,26 +18,6 @@ Milliseconds = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """What a policy sees of a group before anything has run.
-
-    Args:
-        images: how many.
-        entries: names of the nodes of its system where they may enter.
-        group_ms: ``[E]`` promised latency of the whole group by the cheapest way to logits
-            through each entry, in as many chunks as it takes.
-        each_ms: promised latency of every node by itself, for the whole group.
-        slowdown: as last known.
-    """
-
-    images: int
-    entries: tuple[str, ...]
-    group_ms: Milliseconds
-    each_ms: Mapping[str, float]
-    slowdown: float = 1.0
-
-
-@dataclass(frozen=True)
 class View:
     """What a policy sees after a node ran.
 
@@ -73,6 +53,42 @@ class View:
     def columns(self, images: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """The places in ``batches`` of the smallest that hold so many of the pending images."""
         return np.searchsorted(self.batches, images)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What a policy can expect to see after an entry.
+
+    Args:
+        view: of the first chunk, without logits.
+        left_ms: the time that will be left then, if the entry takes as long as it mostly does.
+    """
+
+    view: View
+    left_ms: float
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What a policy sees of a group before anything has run.
+
+    Args:
+        images: how many.
+        entries: names of the nodes of its system where they may enter.
+        group_ms: ``[E]`` promised latency of the whole group by the cheapest way to logits
+            through each entry, in as many chunks as it takes.
+        each_ms: promised latency of every node by itself, for the whole group.
+        slowdown: as last known.
+        ahead: what comes after each entry that has successors; told where the policy may also
+            enter beside its own system.
+    """
+
+    images: int
+    entries: tuple[str, ...]
+    group_ms: Milliseconds
+    each_ms: Mapping[str, float]
+    slowdown: float = 1.0
+    ahead: Mapping[str, Ahead] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -171,10 +187,12 @@ class Policy(Protocol):
     Attributes:
         name: as users write it.
         system: whose nodes it sends images through.
+        beside: systems at whose entries it may let a group enter, too, where the bundle has them.
     """
 
     name: str
     system: str
+    beside: tuple[str, ...]
 
     def start(self) -> Any:
         """The state before the first group."""
@@ -182,7 +200,7 @@ class Policy(Protocol):
     def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[str | None, Any]:
         """Where a group enters, or None: the largest resolution whose cheapest way fits.
 
-        Asked only where its system has several entries.
+        Asked only where there are several entries.
         """
 
     def step(self, view: View, budget: Budget, state: Any) -> tuple[Decision, Any]:
@@ -196,6 +214,7 @@ class PolicyBase:
     """A policy's usual answers: of ``opa``'s system, any entry, nothing remembered."""
 
     system = OPA
+    beside: tuple[str, ...] = ()
 
     def start(self) -> Any:
         """Nothing is remembered."""

@@ -45,6 +45,8 @@ class Entrance:
         """
         found: list[tuple[float, int, float, str]] = []
         for entry, cheapest in zip(arrival.entries, arrival.group_ms.tolist(), strict=True):
+            if entry not in self._ways:
+                continue
             ms = [sum(arrival.each_ms[name] for name in way[-1]) for way in self._ways[entry]]
             overhead = cheapest - min(ms)  # of the runtime itself: it is the same for every way
             found += [

@@ -32,11 +32,10 @@ def evidence(logits: Floats) -> Floats:
     exponential is most of the time that it takes.
     """
     count, classes = logits.shape
-    rows = np.arange(count)
     answer = logits.argmax(axis=1)
-    top = logits[rows, answer]
-    below = logits - top[:, None]
-    below[rows, answer] = _FAR
+    largest = np.arange(0, logits.size, classes) + answer  # places of one index are found faster
+    below = logits - logits.ravel()[largest][:, None]
+    below.ravel()[largest] = _FAR
     second = below.max(axis=1)
     np.exp(below, out=below)
     rest = below @ np.ones(classes, dtype=np.float32)
@@ -47,7 +46,7 @@ def evidence(logits: Floats) -> Floats:
     found[:, 2] = 1 / (1 + rest)
     found[:, 3] = log_odds * log_odds / SUREST
     if classes <= MOST_NAMED:
-        found[rows, len(READINGS) + answer] = 1
+        found[np.arange(count), len(READINGS) + answer] = 1
     return found
 
 

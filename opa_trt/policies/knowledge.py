@@ -16,6 +16,7 @@ from opa_trt.policies.thresholds import Chain, chains_from_arrays, chains_to_arr
 
 Floats = npt.NDArray[np.float32]
 REMEMBERED = 1024  # estimates whose predictions are kept
+TYPICAL = "typical/"  # before the node's name
 _PARTS = ("prior", "weight")  # of an estimator
 
 
@@ -152,6 +153,8 @@ class Knowledge:
         rightness: by the node whose logits are read how likely it and others are right (none in
             bundles built earlier).
         chains: thresholds by system.
+        typical: by the node whose logits are read the ``evidence [K, F]`` of images such as those
+            that the rest was fitted on, by ascending log-odds.
     """
 
     estimators: Mapping[str, Estimator]
@@ -159,6 +162,7 @@ class Knowledge:
     codes: Mapping[str, Floats]
     rightness: Mapping[str, Rightness] = field(default_factory=dict)
     chains: Mapping[str, Chain] = field(default_factory=dict)
+    typical: Mapping[str, Floats] = field(default_factory=dict)
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """All but the archs, which stand in the manifest, as named arrays."""
@@ -175,6 +179,7 @@ class Knowledge:
                 key = f"rightness/{source}/{name}"
                 arrays[f"{key}/weight"] = model.weight[:, column]
                 arrays[f"{key}/bias"] = model.bias[column : column + 1]
+        arrays |= {f"{TYPICAL}{source}": rows for source, rows in self.typical.items()}
         return arrays | chains_to_arrays(self.chains)
 
     @classmethod
@@ -195,6 +200,7 @@ class Knowledge:
                 codes,
                 _rightness(arrays, tuple(codes)),
                 chains_from_arrays(arrays),
+                _typical(arrays, tuple(codes)),
             )
         except KeyError as exc:
             message = f"the profile lacks the array {exc}."
@@ -214,6 +220,12 @@ def _estimators(arrays: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Es
         for source, key in keys.items()
         if any(f"{key}/{part}" in arrays for part in _PARTS)
     }
+
+
+def _typical(arrays: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Floats]:
+    """By the node whose logits are read; none in bundles built earlier."""
+    keys = {source: f"{TYPICAL}{source}" for source in nodes}
+    return {source: arrays[key] for source, key in keys.items() if key in arrays}
 
 
 def _rightness(arrays: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Rightness]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from opa_trt.errors import ConfigError
 from opa_trt.policies.base import (
     STOP,
+    Ahead,
     Arrival,
     Budget,
     Decision,
@@ -23,7 +24,9 @@ from opa_trt.policies.entrance import Entrance
 from opa_trt.policies.evidence import Floats, evidence
 from opa_trt.policies.knowledge import Knowledge, Rightness
 from opa_trt.policies.ways import Ways, every_way
-from opa_trt.tree import Tree
+from opa_trt.tree import WHOLE, Tree
+
+FEWEST = 8  # images of a group that are typical one by one; fewer are typical in the mean
 
 Choice = npt.NDArray[np.int64]
 Thought = Mapping[str, float]  # how many of the images that went on each end has right
@@ -55,12 +58,18 @@ class OpaSplitPolicy(PolicyBase):
     right, and that each successor would be. All successors and batch sizes are looked at, so the
     choice is exact (``plan``), and nothing depends on the deadline that it was fitted for.
 
+    Where the bundle has complete networks beside the tree, a group goes to one of them without a
+    pioneer if the network fits, and is right more often than what typical images would come to
+    behind the pioneer in the time that is left there: a pioneer costs time that some deadlines do
+    not have, and not every content is worth telling apart.
+
     Where the network goes on in levels, the tail is a way. At a node without logits all images go
     on: along the way whose end was thought right most often of them, of those that fit the time
     left then. The state is what was thought of the images that went on.
     """
 
     name = "opa_split"
+    beside: tuple[str, ...] = (WHOLE,)
 
     def __init__(self, tree: Tree, knowledge: Knowledge, **options: object) -> None:
         if options:
@@ -81,12 +90,43 @@ class OpaSplitPolicy(PolicyBase):
             if name in self._ways
         }
         self._models = {name: model for name, model in models.items() if model is not None}
+        self._typical = {
+            name: _in_the_mean(self._models[name], rows, tree)
+            for name, rows in knowledge.typical.items()
+            if name in self._models
+        }
+        self._complete = {
+            entry.name: entry.accuracy for entry in tree.entries if entry.system in self.beside
+        }
 
     def enter(
         self, arrival: Arrival, budget: Budget, state: Thought | None
     ) -> tuple[str | None, None]:
-        """Where the most accurate way that fits begins."""
-        return self._entrance.pick(arrival, budget.left_ms), None
+        """Where the most accurate way that fits begins, or a complete network that is better than
+        what is to be expected there."""
+        entry = self._entrance.pick(arrival, budget.left_ms)
+        promised = zip(arrival.entries, arrival.group_ms.tolist(), strict=True)
+        fitting = [
+            (self._complete[name], -ms, name)
+            for name, ms in promised
+            if ms <= budget.left_ms and name in self._complete
+        ]
+        if fitting:
+            accuracy, _, whole = max(fitting)
+            if entry is None or accuracy > self._expected(arrival.ahead, entry):
+                return whole, None
+        return entry, None
+
+    def _expected(self, ahead: Mapping[str, Ahead], entry: str) -> float:
+        """The share of typical images that would be answered rightly behind an entry."""
+        typical = self._typical.get(entry)
+        if typical is None or entry not in ahead:  # a bundle built earlier
+            return 1.0
+        view, left_ms = ahead[entry].view, ahead[entry].left_ms
+        right = _typical_group(typical, view.pending)
+        latency = self._ways[entry].latency_ms(view)
+        found = plan(right, latency, view.batches, view.split_ms, left_ms)
+        return float(right[:, 0].mean()) + found.gain / view.pending
 
     def step(
         self, view: View, budget: Budget, state: Thought | None
@@ -217,6 +257,22 @@ def plan(
         return Plan(np.full(count, tail, np.int64), tail, count, best, fits)
     sent = min(int(np.count_nonzero(losses[tail] < 0)), batches[column])
     return Plan(_spread(right, tail, sent), tail, sent, best, fits)
+
+
+def _in_the_mean(model: Rightness, evidence: Floats, tree: Tree) -> Floats:
+    """``[K, nodes]`` how likely nodes are right on typical images, in the mean as often as the
+    build measured."""
+    found = model.probabilities(evidence)
+    accuracy = np.array([tree[name].accuracy for name in model.nodes], dtype=np.float32)
+    shifted: Floats = found + (accuracy - found.mean(axis=0))
+    return shifted
+
+
+def _typical_group(typical: Floats, count: int) -> Floats:
+    """So many of typical images, evenly from surest to least sure."""
+    if count < FEWEST:
+        return np.repeat(typical.mean(axis=0, keepdims=True), count, axis=0)
+    return typical[(2 * np.arange(count) + 1) * len(typical) // (2 * count)]
 
 
 def _spread(right: Floats, tail: int, sent: int) -> Choice:

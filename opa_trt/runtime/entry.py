@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opa_trt.policies import Arrival, Budget
+from opa_trt.policies import Ahead, Arrival, Budget
 from opa_trt.runtime.group import Machinery
 from opa_trt.tree import Node
 
@@ -28,6 +28,7 @@ def pick_entry(machinery: Machinery, count: int, deadline_ms: float, largest: in
         group_ms=cheapest,
         each_ms=dict(zip(machinery.tree.nodes, each[:, 0].tolist(), strict=True)),
         slowdown=latency.slowdown,
+        ahead=_ahead(machinery, min(count, largest), deadline_ms * min(1, largest / count)),
     )
     chosen, machinery.state = policy.enter(arrival, Budget(deadline_ms), machinery.state)
     if chosen is not None:
@@ -37,3 +38,19 @@ def pick_entry(machinery: Machinery, count: int, deadline_ms: float, largest: in
     if not fitting:
         return min(entries, key=lambda entry: ms[entry.name])
     return max(fitting, key=lambda entry: (entry.resolution, machinery.reach[entry.name]))
+
+
+def _ahead(machinery: Machinery, count: int, deadline_ms: float) -> dict[str, Ahead]:
+    """What comes after each entry for a chunk of ``count`` images with so much time."""
+    if not machinery.policy.beside:
+        return {}
+    latency = machinery.latency
+    batches, slowdown = machinery.batches(count), latency.slowdown
+    found = {}
+    for entry in machinery.entries:
+        if entry.successors:
+            before = latency.profiled(entry.name, count)
+            promised = latency.promised(batches, slowdown, entry_ms=before)
+            view = machinery.view(entry, batches, promised, slowdown)
+            found[entry.name] = Ahead(view, deadline_ms - latency.expected(entry.name, count))
+    return found

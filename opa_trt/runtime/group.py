@@ -25,6 +25,7 @@ from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
 Indices: TypeAlias = npt.NDArray[np.int64]
 Rows: TypeAlias = slice | Indices  # of a group: a chunk's, or some of them
 Logits: TypeAlias = npt.NDArray[np.float32] | None
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -56,13 +57,45 @@ class Machinery:
 
     def follow(self, policy: Policy) -> None:
         """Let a policy decide from now on; its memory starts empty."""
-        self.entries = self.tree.entries_of(policy.system)
+        own = self.tree.entries_of(policy.system)
+        beside = (entry for entry in self.tree.entries if entry.system in policy.beside)
+        self.entries = (*own, *beside)
         self.policy, self.state = policy, policy.start()
         # the best accuracy of an entry and of all answers below it, as the build measured them
         self.reach = {
             entry.name: max(self.tree[way.last].accuracy for way in self.tree.routes(entry.name))
             for entry in self.entries
         }
+
+    def view(
+        self,
+        node: Node,
+        batches: tuple[int, ...],
+        promised: Floats,
+        slowdown: float,
+        logits: Logits = None,
+    ) -> View:
+        """What a policy sees after ``node``.
+
+        Args:
+            node: that ran.
+            batches: as ``batches`` gave them.
+            promised: of every node at these.
+            slowdown: as believed.
+            logits: of the images that are pending, if the node gives some.
+        """
+        latency = self.latency
+        return View(
+            node=node.name,
+            logits=logits,
+            successors=node.successors,
+            batches=batches,
+            latency_ms=latency.cheapest(node.successors, promised),
+            slowdown=slowdown,
+            split_ms=latency.split_ms(),
+            overhead_ms=latency.overhead_ms(),
+            each_ms=promised,
+        )
 
     def batches(self, count: int) -> tuple[int, ...]:
         """The sizes that a policy may think of for ``count`` images, ascending to ``count``."""
@@ -117,6 +150,8 @@ class Group:
         logits, measured = self._execute(entry, self._pixels(rows))
         reading = latency.read(entry.name, count, measured)
         latency.observe_entry(entry.name, count, measured)
+        if entry.system != self.machinery.policy.system:
+            latency.observe_alone(expected, measured)
         reserved = sum(
             latency.expected(entry.name, min(chunk, later - start), reading)
             for start in range(0, later, chunk)
@@ -206,17 +241,7 @@ class Group:
         machinery = self.machinery
         batches, latency = machinery.batches(seen.images), machinery.latency
         promised = latency.promised((*batches[:-1], seen.rows), slowdown)
-        view = View(
-            node=node.name,
-            logits=logits,
-            successors=node.successors,
-            batches=batches,
-            latency_ms=latency.cheapest(node.successors, promised),
-            slowdown=slowdown,
-            split_ms=latency.split_ms(),
-            overhead_ms=latency.overhead_ms(),
-            each_ms=promised,
-        )
+        view = machinery.view(node, batches, promised, slowdown, logits)
         if logits is not None and not math.isfinite(logits.sum(dtype=np.float64)):
             return unreadable(view, left_ms)
         decision, machinery.state = machinery.policy.step(view, Budget(left_ms), machinery.state)

@@ -49,10 +49,8 @@ class LatencyModel:
             [[profiles[name].at(max(1, n)) for n in sizes] for name in tree.nodes]
         )
         self._spread = np.array([[_spread(profiles[name])] for name in tree.nodes])
-        systems = dict.fromkeys(node.system for node in tree.entries)
-        siblings = [node.successors for node in tree.nodes.values() if node.successors]
-        siblings += [tuple(node.name for node in tree.entries_of(name)) for name in systems]
-        self._choices = {names: _Choice(tree, names) for names in siblings}
+        self._tree = tree
+        self._choices: dict[tuple[str, ...], _Choice] = {}
         self._columns: dict[tuple[int, ...], Floats] = {}
         self._log_slowdown = 0.0
         self._log_residual = np.zeros(len(self._index))
@@ -92,9 +90,17 @@ class LatencyModel:
         row = self._index[node]
         return float(self._median[row, batch] * scale * math.exp(self._log_residual[row]))
 
-    def promised(self, batches: tuple[int, ...], slowdown: float) -> Floats:
+    def promised(
+        self, batches: tuple[int, ...], slowdown: float, entry_ms: float | None = None
+    ) -> Floats:
         """``[nodes, len(batches)]`` ms that every node's engine is promised to take, in the
-        tree's order."""
+        tree's order.
+
+        Args:
+            batches: sizes.
+            slowdown: to believe in.
+            entry_ms: profiled, of the entry before them; the latest group's by default.
+        """
         medians = self._columns.get(batches)
         if medians is None:
             medians = self._columns[batches] = self._median[:, list(batches)]
@@ -102,21 +108,26 @@ class LatencyModel:
         scale *= slowdown
         expected: Floats = medians * scale[:, None]
         margin = self._margins.at(slowdown)
-        return margin.promised(expected, self._entry_ms * slowdown, self._spread)
+        before = self._entry_ms if entry_ms is None else entry_ms
+        return margin.promised(expected, before * slowdown, self._spread)
 
     def cheapest(self, siblings: tuple[str, ...], promised: Floats) -> Floats:
         """Promised ms of the cheapest way to logits through each sibling, overhead included.
 
         ``[len(siblings), len(batches)]``, of what ``promised`` gave.
         """
-        return self._choices[siblings].cheapest(promised, self.overhead_ms())
+        choice = self._choices.get(siblings)
+        if choice is None:
+            choice = self._choices[siblings] = _Choice(self._tree, siblings)
+        return choice.cheapest(promised, self.overhead_ms())
 
     def of_group(self, count: int, largest: int) -> Floats:
         """``[nodes, 1]`` promised ms of every node for a group in chunks of at most ``largest``."""
         chunks, rest = divmod(count, largest)
         parts = [(size, times) for size, times in ((largest, chunks), (rest, 1)) if size * times]
         sizes, times = zip(*parts, strict=True)
-        total: Floats = self.promised(sizes, self.slowdown) @ np.array(times, np.float64)
+        each = self.promised(sizes, self.slowdown, entry_ms=0.0)
+        total: Floats = each @ np.array(times, np.float64)
         return total[:, None]
 
     def read(self, node: str, batch: int, measured_ms: float) -> float:
@@ -151,6 +162,12 @@ class LatencyModel:
             row = self._index[node]
             self._log_residual[row] += FORGET * ratio
             self._ages[row] = 1
+
+    def observe_alone(self, expected_ms: float, measured_ms: float) -> None:
+        """Let an entry's time move the margin where it was the answer without a decision."""
+        if abs(_log_ratio(measured_ms, expected_ms)) < ABSURD:
+            score = (measured_ms - expected_ms) / max(expected_ms, TINY)
+            self._margins.at(self.slowdown).observe(self._group, score)
 
     def observe_rest(
         self,

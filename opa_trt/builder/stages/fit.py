@@ -23,8 +23,10 @@ from opa_trt.builder.parts import Parts
 from opa_trt.builder.rightness_report import report_rightness
 from opa_trt.builder.work import Finding
 from opa_trt.policies import Estimator, Knowledge, Predictor, Rightness
+from opa_trt.policies.evidence import evidence
 
 LEAST_HELD_OUT_GROUPS = 50
+TYPICAL = 256  # images
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,14 @@ class Lesson:
     def rightness(self) -> Rightness:
         """How likely each node is right on an image."""
         return fit_rightness(self.fitting, self.pioneer, seed=self.parts.recipe.seed)
+
+    @cached_property
+    def typical(self) -> Floats:
+        """``[K, F]`` evidence of images that are fitted on, evenly from least sure to surest."""
+        found = evidence(self.fitting.logits)
+        count = min(TYPICAL, len(found))
+        places = (2 * np.arange(count) + 1) * len(found) // (2 * count)
+        return found[np.argsort(found[:, 0], kind="stable")[places]]
 
     def groups(self, records: Records, count: int, seed: int) -> Groups:
         """The pioneer's estimated accuracy and the tails', on groups of the same rows for every
@@ -104,6 +114,7 @@ def fit(parts: Parts) -> Finding:
         predictor,
         {},
         {one.pioneer: one.rightness for one in lessons},
+        typical={one.pioneer: one.typical for one in lessons},
     )
     return Finding(_line(facts, len(lessons)), {**facts, "entries": entries}, knowledge.to_arrays())
 

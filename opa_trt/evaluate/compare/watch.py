@@ -23,6 +23,7 @@ class Watched:
     Attributes:
         name: of the inner policy.
         system: of the inner policy.
+        beside: of the inner policy.
         decision_ms: of all calls since ``reset``.
         decisions: steps since ``reset``.
     """
@@ -30,7 +31,7 @@ class Watched:
     def __init__(self, inner: AnyPolicy, clock: Clock) -> None:
         self.inner: Any = inner
         self.clock = clock
-        self.name, self.system = inner.name, inner.system
+        self.name, self.system, self.beside = inner.name, inner.system, inner.beside
         self.decision_ms, self.decisions = 0.0, 0
 
     def reset(self) -> None:

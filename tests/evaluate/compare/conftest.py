@@ -105,7 +105,8 @@ def make_knowledge(nodes: tuple[Node, ...]) -> Knowledge:
         np.array([[1, 0], [1, 0.5], [1, 1]], np.float32),
         np.array([0.4, 0.6, 0.7], np.float32),
     )
-    even = np.log(np.full(2, 0.5, np.float32))
+    typical = np.zeros((16, width(len(CLASSES))), dtype=np.float32)
+    typical[:, 0] = np.linspace(-2, 4, len(typical))  # of the log-odds
     right = np.array([0.6, 0.1, 0.1, 0.1, 0.1], dtype=np.float32)
     even = np.log(np.full(2, 0.5, np.float32))
     return Knowledge(
@@ -114,6 +115,7 @@ def make_knowledge(nodes: tuple[Node, ...]) -> Knowledge:
         {node.name: np.array(node.code, dtype=np.float32) for node in nodes},
         rightness,
         {CASCADE: chain, BRANCHYNET: chain},
+        dict.fromkeys(rightness, typical),
     )
 
 

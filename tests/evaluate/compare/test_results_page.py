@@ -70,7 +70,8 @@ def test_a_baseline_that_is_surely_ahead_is_named_with_deadline_and_points(
     row["in_time_accuracy"] = {"mean": -0.2, "low": -0.25, "high": -0.15}
     losses = lines_of(module.page(report), "Where opa_split loses")
     own = next(line for line in losses if line.startswith(f"- {row['other']}:"))
-    assert "-20.0 points" in own.replace("−", "-")
+    told = f"{row['load']} applications, {row['deadline_ms']:.2f} ms: −20.0 [−25.0, −15.0]"
+    assert told in own
 
 
 def test_what_people_read_out_of_it_stands_on_top(module: Any, report: dict[str, Any]) -> None:
