@@ -25,13 +25,13 @@ class Deployment:
     Args:
         cut: where pioneers and tails meet.
         families: the entries and their tails, by ascending resolution.
-        front: names of the tails on the Pareto front of all families, by ascending MACs.
+        complete: archs of the complete sub-networks, by ascending MACs.
         wanted: the systems beside ``opa``.
     """
 
     cut: Cut
     families: Sequence[Family]
-    front: Sequence[str]
+    complete: Sequence[Arch]
     wanted: BaselinesRecipe
 
     @cached_property
@@ -48,14 +48,10 @@ class Deployment:
         """The largest tail of the largest resolution."""
         return self.families[-1].tail_names[-1]
 
-    @cached_property
-    def whole(self) -> dict[str, str]:
-        """The complete sub-networks, ``whole1`` (fewest MACs) …, and which tail each ends in."""
-        macs = self.cut.supernet.space.macs
-        ascending = sorted(self.tails, key=lambda name: macs(self.tails[name][1]))
-        ends = self.front if len(self.front) >= self.wanted.whole else ascending
-        chosen = (ends[i] for i in spread(len(ends), self.wanted.whole))
-        return {f"whole{i}": name for i, name in enumerate(chosen, 1)}
+    @property
+    def whole(self) -> dict[str, Arch]:
+        """The complete sub-networks, ``whole1`` (fewest MACs) …."""
+        return {f"whole{number}": arch for number, arch in enumerate(self.complete, 1)}
 
     @cached_property
     def exits(self) -> dict[str, slice]:
@@ -75,13 +71,10 @@ class Deployment:
         self,
         pioneers: Mapping[str, Pioneer],
         tails: Mapping[str, nn.Sequential],
+        wholes: Mapping[str, nn.Sequential],
         heads: Mapping[str, nn.Sequential],
     ) -> dict[str, nn.Module]:
         """Every segment's module, of the calibrated parts by name; ``heads`` are the exits'."""
-        wholes: dict[str, nn.Module] = {}
-        for name, tail in self.whole.items():
-            pioneer = pioneers[self.tails[tail][0].name]
-            wholes[name] = nn.Sequential(pioneer.preprocess, pioneer.trunk, tails[tail])
         pieces = [*tails[self.largest]]
         bodies = {name: nn.Sequential(*pieces[parts]) for name, parts in self.exits.items()}
         exits = {
@@ -115,7 +108,7 @@ class Deployment:
             yield Node(name, name, FEATURES, (LOGITS,), (), entry.side, code, macs)
 
     def _complete(self, name: str, segment: str, system: str, successors: tuple[str, ...]) -> Node:
-        arch = self.tails[self.whole[segment]][1]
+        arch = self.whole[segment]
         macs = self.cut.supernet.space.macs(arch)
         side, code = arch.resolution, self._code(arch)
         return Node(

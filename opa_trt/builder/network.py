@@ -13,6 +13,8 @@ from opa_trt.supernet.calibration import calibrate
 from opa_trt.supernet.preprocess import Preprocess
 from opa_trt.tree import FEATURES, IMAGES, Node, Tree
 
+UNCUT = -1  # stages: not even the stem
+
 
 class Pioneer(nn.Module):
     """``images`` to (``features``, ``logits``): preprocessing, first stages, exit head."""
@@ -40,7 +42,7 @@ class Exit(nn.Module):
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a network is cut: after the stem and ``stages`` stages."""
+    """Where a network is cut: after the stem and ``stages`` stages; ``UNCUT`` before all of it."""
 
     supernet: Supernet
     stages: int
@@ -60,6 +62,12 @@ class Cut:
     def tail_macs(self, arch: Arch) -> int:
         """MACs of the tail for one image."""
         return sum(self.part_macs(arch))
+
+    def grafted(self, pioneer: Arch, arch: Arch) -> Arch:
+        """The pioneer, with the tail of ``arch``."""
+        if self.stages == UNCUT:
+            return arch
+        return self.supernet.space.graft(pioneer, arch, self.stages)
 
     def part_macs(self, arch: Arch) -> list[int]:
         """MACs of every part of the tail (its stages, then what ends the network)."""

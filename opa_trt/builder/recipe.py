@@ -284,9 +284,9 @@ def _check_numbers(recipe: Recipe, origin: str) -> None:
 
 def _check_baselines(recipe: Recipe, origin: str) -> None:
     wanted = recipe.baselines
-    tails = recipe.tails.count * max(1, len(recipe.pioneer.resolutions))
+    most = recipe.tails.candidates
     for key, found, fits, expected in (
-        ("whole", wanted.whole, 2 <= wanted.whole <= tails, f"2 to all tails, which are {tails}."),
+        ("whole", wanted.whole, 2 <= wanted.whole <= most, f"2 to tails.candidates, {most}."),
         (
             "cascade", wanted.cascade, wanted.cascade <= wanted.whole,
             f"at most baselines.whole, which is {wanted.whole}: they share its networks.",

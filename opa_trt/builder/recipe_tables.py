@@ -116,8 +116,8 @@ class FitRecipe:
 class BaselinesRecipe:
     """What ``opa`` is compared with, in the same bundle; 0 leaves a system out.
 
-    ``whole`` complete sub-networks, a ``cascade`` of some of them, and ``branchynet`` exits along
-    the largest tail's network.
+    ``whole`` complete sub-networks out of the whole space, which ``opa_split`` may take, too; a
+    ``cascade`` of some of them, and ``branchynet`` exits along the largest tail's network.
     """
 
     whole: int = 0

@@ -10,7 +10,7 @@ from torch import nn
 
 from opa_trt.builder.deployment import Deployment
 from opa_trt.builder.entries import Entry, Family, Shape, check_sides, make_entries
-from opa_trt.builder.network import Cut, Pioneer
+from opa_trt.builder.network import UNCUT, Cut, Pioneer
 from opa_trt.builder.parts import Parts, below
 from opa_trt.builder.study_shapes import most_stages
 from opa_trt.errors import RecipeError
@@ -79,6 +79,11 @@ class SupernetParts(Parts):
             raise RecipeError(message, expected=f"at most {most}: the largest tail has no more.")
         return Cut(self.supernet, stages)
 
+    @property
+    def uncut(self) -> Cut:
+        """Of networks in one piece."""
+        return Cut(self.supernet, UNCUT)
+
     @cached_property
     def entries(self) -> list[Entry]:
         """A pioneer for each resolution, ascending.
@@ -121,8 +126,9 @@ class SupernetParts(Parts):
     @cached_property
     def deployment(self) -> Deployment:
         """What is deployed, and where the archs of the systems beside ``opa`` come from."""
-        front = self.found["tails"].facts["front"]
-        return Deployment(self.cut, self.families, front, self.recipe.baselines)
+        archs = self.found["wholes"].facts["archs"] if "wholes" in self.found else ()
+        complete = [*map(Arch.from_dict, archs)]
+        return Deployment(self.cut, self.families, complete, self.recipe.baselines)
 
     @cached_property
     def tree(self) -> Tree:
@@ -134,15 +140,19 @@ class SupernetParts(Parts):
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
         """Every segment's calibrated module, by its name."""
-        found, tails = self.found["calibrate"], {}
+        found, tails, wholes = self.found["calibrate"], {}, {}
         for name, (_, arch) in self.deployment.tails.items():
             tails[name] = self.cut.tail(arch)
             tails[name].load_state_dict(below(f"{name}/", found.arrays.items()))
+        for name, arch in self.deployment.whole.items():
+            network = self.uncut.tail(arch)
+            network.load_state_dict(below(f"{name}/", found.arrays.items()))
+            wholes[name] = nn.Sequential(self.preprocess(arch.resolution), network)
         heads = {
             name: self.exit_head("calibrate", name, int(row["channels"]))
             for name, row in found.facts["exits"].items()
         }
-        return self.deployment.modules(self.pioneers, tails, heads)
+        return self.deployment.modules(self.pioneers, tails, wholes, heads)
 
     def fold(self, module: nn.Module) -> nn.Module:
         """By how the elastic layers are nested."""

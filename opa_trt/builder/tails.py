@@ -19,13 +19,12 @@ def candidates(cut: Cut, pioneer: Arch, count: int, seed: int) -> list[Arch]:
 
     Of ten times as many random ones, those nearest to evenly spaced log MACs are kept.
     """
-    space = cut.supernet.space
-    side, stages = pioneer.resolution, cut.stages
+    space, side = cut.supernet.space, pioneer.resolution
     ends = [space.smallest(side), space.largest(side)]
     draw = np.random.default_rng([seed, 21])
     pool = ends + [space.sample(draw, resolution=side) for _ in range(10 * count)]
     pool += [space.sample_even(draw, side) for _ in range(10 * count)]
-    unique = dict.fromkeys(space.graft(pioneer, arch, stages) for arch in pool)
+    unique = dict.fromkeys(cut.grafted(pioneer, arch) for arch in pool)
     ordered = sorted(unique, key=lambda arch: (cut.tail_macs(arch), str(arch)))
     sizes = np.log([cut.tail_macs(arch) for arch in ordered])
     if count == 1:

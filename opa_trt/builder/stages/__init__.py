@@ -10,6 +10,7 @@ from opa_trt.builder.stages import engines, legacy, network
 from opa_trt.builder.stages.fit import fit
 from opa_trt.builder.stages.study import study
 from opa_trt.builder.stages.tails import tails
+from opa_trt.builder.stages.wholes import wholes
 from opa_trt.builder.work import Finding
 
 Stage = Callable[[Any], Finding]  # of the parts that its recipe's kind of network has
@@ -40,15 +41,19 @@ LEGACY_STAGES: dict[str, Stage] = {
     "fit": fit,
 }
 
-STUDY = "study"
+STUDY, WHOLES = "study", "wholes"
 
 
 def stages_of(recipe: Recipe) -> dict[str, Stage]:
-    """The stages of a recipe's build, in order: with a study, where it leaves the pioneer open."""
+    """The stages of a recipe's build, in order: with a study, where it leaves the pioneer open,
+    and with complete sub-networks, where it wants some."""
     if recipe.is_legacy:
         return LEGACY_STAGES
-    if recipe.pioneer.stages:
-        return STAGES
-    first = ("data", "supernet")
-    before = {name: STAGES[name] for name in first}
-    return {**before, STUDY: study, **{k: v for k, v in STAGES.items() if k not in first}}
+    found: dict[str, Stage] = {}
+    for name, stage in STAGES.items():
+        found[name] = stage
+        if name == "supernet" and not recipe.pioneer.stages:
+            found[STUDY] = study
+        if name == "tails" and recipe.baselines.whole:
+            found[WHOLES] = wholes
+    return found

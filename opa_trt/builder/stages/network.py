@@ -88,11 +88,12 @@ def _range(values: list[float], form: str) -> str:
 
 
 def calibrate_tails(parts: SupernetParts) -> Finding:
-    """Batch norm of every tail, measured on its frozen pioneer's features; and exit heads along
-    the largest one, where the recipe has some."""
+    """Batch norm of every tail, measured on its frozen pioneer's features, and of every complete
+    sub-network; and exit heads along the largest tail, where the recipe has some."""
     arrays: dict[str, Any] = {}
     tail, seen, done = nn.Sequential(), 0, 0
-    parts.progress.start("calibrate", len(parts.deployment.tails))
+    wholes = parts.deployment.whole
+    parts.progress.start("calibrate", len(parts.deployment.tails) + len(wholes))
     for family in parts.families:
         inputs = parts.pools.calibration(family.entry.side, parts.recipe.calibrate.images)
         features = run_batches(parts.pioneers[family.entry.name].trunk, inputs)
@@ -102,10 +103,16 @@ def calibrate_tails(parts: SupernetParts) -> Finding:
             done += 1
             parts.progress.advance(done, name)
         seen = sum(len(batch) for batch in inputs)
+    for name, arch in wholes.items():
+        inputs = parts.pools.calibration(arch.resolution, parts.recipe.calibrate.images)
+        network = parts.uncut.calibrated_tail(arch, inputs)
+        arrays |= {f"{name}/{key}": value.numpy() for key, value in network.state_dict().items()}
+        done += 1
+        parts.progress.advance(done, name)
     exits, heads = train_exits(parts, tail)
     arrays |= heads
     more = f", exit heads of {' and '.join(exits)}" if exits else ""
-    nodes = sum(len(family.nodes) for family in parts.families)
+    nodes = sum(len(family.nodes) for family in parts.families) + len(wholes)
     line = f"{seen:,} images, batch norm of {nodes} nodes{more}"
     facts = {"images": seen, "data": parts.splits.train.digest(), "exits": exits}
     return Finding(line, facts, arrays)

@@ -54,27 +54,23 @@ def tails(parts: SupernetParts) -> Finding:
 
     For each entry one half is spread evenly over MACs; the other is what the online search takes
     by a predictor fitted to the first. Kept are those most often the best, then the Pareto front.
-    Which of the kept are on the front of all resolutions is told for the complete networks.
     """
     tried = [_try(parts, entry) for entry in parts.entries]
     macs = parts.supernet.space.macs
     every = [(macs(a), acc) for t in tried for a, acc in _measured(t)]
     layers = iter(pareto_layers([m for m, _ in every], [accuracy for _, accuracy in every]))
-    front: dict[str, int] = {}
+    best = 0
     for found in tried:
         own = [next(layers) for _ in found.trials.archs]
-        for number, place in enumerate(found.chosen, 1):
-            if own[place] == 0:
-                front[found.entry.tail(number)] = macs(found.trials.archs[place])
+        best += sum(own[place] == 0 for place in found.chosen)
     kept = [macs(found.trials.archs[place]) / 1e6 for found in tried for place in found.chosen]
     searched = sum(place >= found.spread for found in tried for place in found.chosen)
     line = (
         f"{len(kept)} of {len(every)} candidates ({searched} found by search), "
-        f"{len(front)} on the Pareto front, {min(kept):.1f} to {max(kept):.1f} M MACs"
+        f"{best} on the Pareto front, {min(kept):.1f} to {max(kept):.1f} M MACs"
     )
     facts = {
         "archs": {found.entry.name: found.archs() for found in tried},
-        "front": sorted(front, key=lambda name: front[name]),
         "candidates": {found.entry.name: found.candidates() for found in tried},
     }
     return Finding(line, facts)
