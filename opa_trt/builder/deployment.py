@@ -10,11 +10,13 @@ from itertools import combinations, pairwise
 import numpy as np
 from torch import nn
 
-from opa_trt.builder.entries import Entry, Family
+from opa_trt.builder.entries import PIONEER, Entry, Family
 from opa_trt.builder.network import Cut, Exit, Pioneer
 from opa_trt.builder.recipe_tables import BaselinesRecipe
 from opa_trt.supernet import Arch
-from opa_trt.tree import BRANCHYNET, CASCADE, FEATURES, IMAGES, LOGITS, WHOLE, Node
+from opa_trt.tree import BRANCHYNET, CASCADE, FEATURES, IMAGES, LOGITS, OPA, WHOLE, Node
+
+AGAIN = "-complete"  # what the names of nodes end with that read the images again
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,15 @@ class Deployment:
         families: the entries and their tails, by ascending resolution.
         complete: archs of the complete sub-networks, by ascending MACs.
         wanted: the systems beside ``opa``.
+        again: whether the smallest of the complete sub-networks is a pioneer, too, and the others
+            are its tails, which read the images again.
     """
 
     cut: Cut
     families: Sequence[Family]
     complete: Sequence[Arch]
     wanted: BaselinesRecipe
+    again: bool = False
 
     @cached_property
     def tails(self) -> dict[str, tuple[Entry, Arch]]:
@@ -95,6 +100,7 @@ class Deployment:
         return (
             *(node for family in self.families for node in self._opa(family, pioneer_macs)),
             *complete_networks([*self.whole], self.wanted.cascade, self._complete),
+            *self._complete_tree(),
             *self._branchynet(pioneer_macs, head_macs),
         )
 
@@ -106,6 +112,16 @@ class Deployment:
         for name, arch in family.by_name.items():
             macs, code = self.cut.tail_macs(arch), self._code(arch)
             yield Node(name, name, FEATURES, (LOGITS,), (), entry.side, code, macs)
+
+    def _complete_tree(self) -> Iterator[Node]:
+        """The smallest complete sub-network as a pioneer, and the others as its tails."""
+        if not self.again:
+            return
+        names = {segment: f"tail{place}{AGAIN}" for place, segment in enumerate(self.whole)}
+        first, *rest = self.whole
+        yield self._complete(f"{PIONEER}{AGAIN}", first, OPA, tuple(names[each] for each in rest))
+        for segment in rest:
+            yield self._complete(names[segment], segment, OPA, ())
 
     def _complete(self, name: str, segment: str, system: str, successors: tuple[str, ...]) -> Node:
         arch = self.whole[segment]

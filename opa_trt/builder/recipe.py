@@ -296,6 +296,9 @@ def _check_baselines(recipe: Recipe, origin: str) -> None:
         if found and not fits:
             msg = f"{origin}: baselines.{key} = {found}."
             raise RecipeError(msg, expected=f"0, or {expected}")
+    if recipe.tails.complete and not wanted.whole:
+        msg = f"{origin}: tails.complete, and baselines.whole = 0."
+        raise RecipeError(msg, expected="at least 2 complete sub-networks.")
 
 
 def _build(kind: type[Any], values: Mapping[str, Any], origin: str, prefix: str) -> Any:

@@ -67,11 +67,17 @@ class PioneerRecipe:
 
 @dataclass(frozen=True)
 class TailsRecipe:
-    """For each pioneer, how many tails, out of how many candidates measured on how many images."""
+    """For each pioneer, how many tails, out of how many candidates measured on how many images.
+
+    With ``complete`` there is one more pioneer, the smallest of ``baselines.whole`` complete
+    sub-networks; its tails are the larger ones, which read the images again. What it computed is
+    computed anew, but nothing that comes after it has to begin as it does.
+    """
 
     count: int = 12
     candidates: int = 48
     images: int = 1000
+    complete: bool = False
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,8 @@ class SupernetParts(Parts):
         """What is deployed, and where the archs of the systems beside ``opa`` come from."""
         archs = self.found["wholes"].facts["archs"] if "wholes" in self.found else ()
         complete = [*map(Arch.from_dict, archs)]
-        return Deployment(self.cut, self.families, complete, self.recipe.baselines)
+        again = self.recipe.tails.complete
+        return Deployment(self.cut, self.families, complete, self.recipe.baselines, again)
 
     @cached_property
     def tree(self) -> Tree:

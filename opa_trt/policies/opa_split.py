@@ -102,30 +102,30 @@ class OpaSplitPolicy(PolicyBase):
     def enter(
         self, arrival: Arrival, budget: Budget, state: Thought | None
     ) -> tuple[str | None, None]:
-        """Where the most accurate way that fits begins, or a complete network that is better than
-        what is to be expected there."""
-        entry = self._entrance.pick(arrival, budget.left_ms)
+        """Where most images are expected right in time: behind a pioneer, or at a complete network.
+        Of equals the faster wins."""
+        worth = {
+            entry: self._expected(entry, ahead)
+            for entry, ahead in arrival.ahead.items()
+            if entry in self._typical
+        }
+        if not worth:  # a bundle built earlier
+            return self._entrance.pick(arrival, budget.left_ms), None
+        worth |= self._complete
         promised = zip(arrival.entries, arrival.group_ms.tolist(), strict=True)
         fitting = [
-            (self._complete[name], -ms, name)
+            (worth[name], -ms, name)
             for name, ms in promised
-            if ms <= budget.left_ms and name in self._complete
+            if ms <= budget.left_ms and name in worth
         ]
-        if fitting:
-            accuracy, _, whole = max(fitting)
-            if entry is None or accuracy > self._expected(arrival.ahead, entry):
-                return whole, None
-        return entry, None
+        return max(fitting)[-1] if fitting else None, None
 
-    def _expected(self, ahead: Mapping[str, Ahead], entry: str) -> float:
+    def _expected(self, entry: str, ahead: Ahead) -> float:
         """The share of typical images that would be answered rightly behind an entry."""
-        typical = self._typical.get(entry)
-        if typical is None or entry not in ahead:  # a bundle built earlier
-            return 1.0
-        view, left_ms = ahead[entry].view, ahead[entry].left_ms
-        right = _typical_group(typical, view.pending)
+        view = ahead.view
+        right = _typical_group(self._typical[entry], view.pending)
         latency = self._ways[entry].latency_ms(view)
-        found = plan(right, latency, view.batches, view.split_ms, left_ms)
+        found = plan(right, latency, view.batches, view.split_ms, ahead.left_ms)
         return float(right[:, 0].mean()) + found.gain / view.pending
 
     def step(

@@ -23,9 +23,12 @@ from opa_trt.store import EngineStore
 from opa_trt.supernet import Arch
 
 BASELINES = {"whole": 3, "cascade": 2, "branchynet": 3}
-SMALL = {"tails": {"count": 4, "candidates": 5}, "baselines": BASELINES}
+SMALL = {"tails": {"count": 4, "candidates": 5, "complete": True}, "baselines": BASELINES}
 SYSTEMS = {
-    "opa": ["pioneer", "tail1", "tail2", "tail3", "tail4"],
+    "opa": [
+        *("pioneer", "tail1", "tail2", "tail3", "tail4"),
+        *("pioneer-complete", "tail1-complete", "tail2-complete"),
+    ],
     "whole": ["whole1", "whole2", "whole3"],
     "cascade": ["cascade1", "cascade2"],
     "branchynet": ["exit1", "exit2", "exit3"],
@@ -78,7 +81,7 @@ def test_a_cascade_and_the_first_exit_share_segments(bundle: Bundle) -> None:
     nodes = bundle.tree.nodes
     assert [nodes[name].segment for name in SYSTEMS["cascade"]] == ["whole1", "whole3"]
     assert nodes["exit1"].segment == "pioneer"
-    names = [*SYSTEMS["opa"], *SYSTEMS["whole"], "exit2", "exit3"]
+    names = [*SYSTEMS["opa"][:5], *SYSTEMS["whole"], "exit2", "exit3"]
     assert list(bundle.manifest.segments) == names
 
 
@@ -87,6 +90,37 @@ def test_complete_networks_run_from_the_fewest_to_the_most_macs(bundle: Bundle) 
     macs = [nodes[name].macs for name in SYSTEMS["whole"]]
     assert macs == sorted(macs)
     assert len({nodes[name].code for name in SYSTEMS["whole"]}) == 3
+
+
+def test_the_smallest_complete_network_is_a_pioneer_of_the_others(bundle: Bundle) -> None:
+    nodes = bundle.tree.nodes
+    first = nodes["pioneer-complete"]
+    assert (first.segment, first.outputs) == ("whole1", ("logits",))
+    assert first.successors == ("tail1-complete", "tail2-complete")
+    rest = [nodes[name] for name in first.successors]
+    assert [(node.segment, node.source) for node in rest] == [
+        ("whole2", "images"), ("whole3", "images"),
+    ]  # fmt: skip
+    for node in (first, *rest):
+        assert node.accuracy == nodes[node.segment].accuracy
+
+
+def test_both_pioneers_have_models_and_typical_images(bundle: Bundle) -> None:
+    knowledge = read_knowledge(bundle)
+    both = {"pioneer", "pioneer-complete"}
+    assert knowledge.rightness.keys() == knowledge.typical.keys() == both
+    assert knowledge.estimators.keys() == both
+    ends = knowledge.rightness["pioneer-complete"].nodes
+    assert ends == ("pioneer-complete", "tail1-complete", "tail2-complete")
+
+
+@pytest.mark.parametrize("name", ["pioneer", "pioneer-complete"])
+def test_opa_goes_on_from_either_pioneer(session: Session, images: Any, name: str) -> None:
+    tails = session.tree[name].successors
+    for tail in tails:
+        session.use(f"static:{tail}")
+        found = session.infer(images, float("inf"))
+        assert [step.node for step in found.steps[:2]] == [name, tail]
 
 
 def test_macs_of_the_exits_add_up_to_the_network_and_its_heads(bundle: Bundle) -> None:
@@ -187,6 +221,11 @@ def test_none_is_built_where_none_is_asked_for(make_recipe: Any) -> None:
 def test_what_cannot_be_is_refused(make_recipe: Any, wanted: dict[str, int], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         make_recipe(baselines=wanted)
+
+
+def test_a_complete_pioneer_needs_complete_networks(make_recipe: Any) -> None:
+    with pytest.raises(RecipeError, match="at least 2 complete sub-networks"):
+        make_recipe(tails={"complete": True}, baselines={})
 
 
 def test_more_exits_than_the_network_has_stages_are_refused(
