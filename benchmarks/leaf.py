@@ -43,7 +43,6 @@ MACS = "MACs"
 LAST = "routes"  # the stage that measures every configuration
 SECONDS, QUICK_SECONDS = 0.3, 0.02
 PICTURE = "leaf.png"
-
 AGAIN = "itself, measured again"
 
 Latencies = dict[str, dict[str, float]]  # ms by batch size and configuration
@@ -90,7 +89,6 @@ def measured(recipe: Recipe, chosen: argparse.Namespace) -> dict[str, Any]:
         "recipe": recipe.name,
         "network": parts.found["network"].line,
         "folder": chosen.out.stem if chosen.out is not None else "leaf",
-        "side": side,
         "images": {
             "checking": min(CHECK_IMAGES, len(parts.splits.fit)),
             "choosing": len(parts.pools.choosing_inputs(side)[1]),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from opa_trt import atomic
-from opa_trt.evaluate.picture import require_matplotlib
+from opa_trt.evaluate.picture import require_matplotlib, save_png
 
 COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#8a6fb0")
 BEFORE = "#8a8a8a"
@@ -48,10 +46,7 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    atomic.write_bytes(path, buffer.getvalue())
+    save_png(figure, path)
 
 
 def _training(axis: Any, log: Sequence[Mapping[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -217,6 +218,11 @@ class Parts(ABC):
         head = exit_head(channels, self.recipe.pioneer.head_width, len(self.classes)).eval()
         head.load_state_dict(below(f"{name}/", self.found[stage].arrays.items()))
         return head.requires_grad_(False)
+
+
+def above(name: str, module: nn.Module) -> dict[str, npt.NDArray[Any]]:
+    """A module's arrays as ``NAME/…``; ``below`` finds them again."""
+    return {f"{name}/{key}": value.numpy() for key, value in module.state_dict().items()}
 
 
 def below(prefix: str, arrays: Iterable[tuple[str, Any]]) -> dict[str, Tensor]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from opa_trt import atomic
 from opa_trt.evaluate.bench_rows import MONOLITH, NODE, ROUTE, Row
-from opa_trt.evaluate.picture import require_matplotlib
+from opa_trt.evaluate.picture import require_matplotlib, save_png
 
 MOST_ROUTES = 12  # lines a panel: of more, some between the first and the last are left out
 PANELS_A_ROW = 3
@@ -67,10 +65,7 @@ def draw_bench(path: Path, rows: Sequence[Row], title: str) -> None:
     figure.suptitle(title, fontsize=12)
     handles = _legend(rows, colours)
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    atomic.write_bytes(path, buffer.getvalue())
+    save_png(figure, path)
 
 
 def _colours(rows: Sequence[Row]) -> dict[tuple[str, ...], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -68,8 +69,7 @@ def draw_stream(
     handles, labels = axes[3][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.suptitle(title, fontsize=12)
-    _save(figure, path)
-    plt.close(figure)
+    save_png(figure, path)
 
 
 def require_matplotlib() -> None:
@@ -83,6 +83,16 @@ def require_matplotlib() -> None:
     except ImportError as exc:
         message = "pictures need matplotlib, which is not installed."
         raise BackendUnavailable(message, remedy="pip install 'opa-trt[plots]'") from exc
+
+
+def save_png(figure: Any, path: Path) -> None:
+    """Save a figure of ``pyplot``, and close it."""
+    from matplotlib import pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    atomic.write_bytes(path, buffer.getvalue())
 
 
 def _content(axis: Any, stream: Sequence[StreamGroup]) -> None:
@@ -147,11 +157,3 @@ def _width(arm: Arm) -> float:
 
 def _hundreds(stream: Sequence[StreamGroup]) -> bool:
     return all(len(group.labels) == 100 for group in stream)
-
-
-def _save(figure: Any, path: Path) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    atomic.write_bytes(path, buffer.getvalue())

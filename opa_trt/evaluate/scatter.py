@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from opa_trt import atomic
-from opa_trt.evaluate.picture import require_matplotlib
+from opa_trt.evaluate.picture import require_matplotlib, save_png
 
 
 def draw_scatter(
@@ -51,10 +49,7 @@ def draw_scatter(
     axis.set_title(title, fontsize=11)
     axis.text(0.03, 0.97, note, transform=axis.transAxes, va="top", fontsize=9)
     axis.grid(lw=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    atomic.write_bytes(path, buffer.getvalue())
+    save_png(figure, path)
 
 
 def _ends(*values: npt.NDArray[np.float64]) -> tuple[float, float]:

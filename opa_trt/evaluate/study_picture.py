@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from opa_trt import atomic
 from opa_trt.builder.study import Study
-from opa_trt.evaluate.picture import require_matplotlib
+from opa_trt.evaluate.picture import require_matplotlib, save_png
 
 COLOURS = ("#8a8a8a", "#1b6ca8", "#d1495b", "#3a7d44")  # by stages
 
@@ -38,10 +36,7 @@ def draw_study(path: Path, found: Study, *, title: str) -> None:
     _candidates(left, found)
     _deep(figure, right, found)
     figure.suptitle(title, fontsize=12)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    atomic.write_bytes(path, buffer.getvalue())
+    save_png(figure, path)
 
 
 def _candidates(axis: Any, found: Study) -> None:

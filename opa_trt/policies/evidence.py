@@ -50,6 +50,11 @@ def evidence(logits: Floats) -> Floats:
     return found
 
 
+def evenly(count: int, wanted: int) -> npt.NDArray[np.intp]:
+    """``wanted`` of ``count`` places, each in the middle of its share."""
+    return (2 * np.arange(wanted) + 1) * count // (2 * wanted)
+
+
 def ascending_powers(logits: Floats) -> Floats:
     """``exp(logit - the largest)`` of each image, ascending: ``[N, C] float32`` to the same.
 

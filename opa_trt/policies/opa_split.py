@@ -21,7 +21,7 @@ from opa_trt.policies.base import (
     all_to,
 )
 from opa_trt.policies.entrance import Entrance
-from opa_trt.policies.evidence import Floats, evidence
+from opa_trt.policies.evidence import Floats, evenly, evidence
 from opa_trt.policies.knowledge import Knowledge, Rightness
 from opa_trt.policies.ways import Ways, every_way
 from opa_trt.tree import WHOLE, Tree
@@ -104,21 +104,17 @@ class OpaSplitPolicy(PolicyBase):
     ) -> tuple[str | None, None]:
         """Where most images are expected right in time: behind a pioneer, or at a complete network.
         Of equals the faster wins."""
-        worth = {
-            entry: self._expected(entry, ahead)
-            for entry, ahead in arrival.ahead.items()
-            if entry in self._typical
-        }
-        if not worth:  # a bundle built earlier
+        known = self._typical.keys() & arrival.ahead.keys()
+        if not known:  # a bundle built earlier
             return self._entrance.pick(arrival, budget.left_ms), None
-        worth |= self._complete
-        promised = zip(arrival.entries, arrival.group_ms.tolist(), strict=True)
-        fitting = [
-            (worth[name], -ms, name)
-            for name, ms in promised
-            if ms <= budget.left_ms and name in worth
-        ]
-        return max(fitting)[-1] if fitting else None, None
+        found = []
+        for name, ms in zip(arrival.entries, arrival.group_ms.tolist(), strict=True):
+            if ms <= budget.left_ms and (name in known or name in self._complete):
+                accuracy = self._complete.get(name)
+                if accuracy is None:
+                    accuracy = self._expected(name, arrival.ahead[name])
+                found.append((accuracy, -ms, name))
+        return max(found)[-1] if found else None, None
 
     def _expected(self, entry: str, ahead: Ahead) -> float:
         """The share of typical images that would be answered rightly behind an entry."""
@@ -269,10 +265,10 @@ def _in_the_mean(model: Rightness, evidence: Floats, tree: Tree) -> Floats:
 
 
 def _typical_group(typical: Floats, count: int) -> Floats:
-    """So many of typical images, evenly from surest to least sure."""
+    """So many of typical images, evenly from least sure to surest."""
     if count < FEWEST:
         return np.repeat(typical.mean(axis=0, keepdims=True), count, axis=0)
-    return typical[(2 * np.arange(count) + 1) * len(typical) // (2 * count)]
+    return typical[evenly(len(typical), count)]
 
 
 def _spread(right: Floats, tail: int, sent: int) -> Choice:

@@ -8,6 +8,7 @@ from torch import nn
 
 from opa_trt.builder.exit_heads import learn_head, make_lesson
 from opa_trt.builder.network import logits_macs, run_batches
+from opa_trt.builder.parts import above
 from opa_trt.builder.supernet_parts import SupernetParts
 
 
@@ -39,6 +40,6 @@ def train_exits(
             "channels": features[0].shape[1],
             "head_macs": logits_macs(head, features[0]),
         }
-        arrays |= {f"{name}/{key}": value.numpy() for key, value in head.state_dict().items()}
+        arrays |= above(name, head)
         parts.progress.advance(done, name)
     return facts, arrays

@@ -23,7 +23,7 @@ from opa_trt.builder.parts import Parts
 from opa_trt.builder.rightness_report import report_rightness
 from opa_trt.builder.work import Finding
 from opa_trt.policies import Estimator, Knowledge, Predictor, Rightness
-from opa_trt.policies.evidence import evidence
+from opa_trt.policies.evidence import evenly, evidence
 
 LEAST_HELD_OUT_GROUPS = 50
 TYPICAL = 256  # images
@@ -71,8 +71,7 @@ class Lesson:
         """``[K, F]`` evidence of images that are fitted on, evenly from least sure to surest."""
         found = evidence(self.fitting.logits)
         count = min(TYPICAL, len(found))
-        places = (2 * np.arange(count) + 1) * len(found) // (2 * count)
-        return found[np.argsort(found[:, 0], kind="stable")[places]]
+        return found[np.argsort(found[:, 0], kind="stable")[evenly(len(found), count)]]
 
     def groups(self, records: Records, count: int, seed: int) -> Groups:
         """The pioneer's estimated accuracy and the tails', on groups of the same rows for every

@@ -13,6 +13,7 @@ from opa_trt.builder.deployment import spread
 from opa_trt.builder.exit_heads import Lesson, learn_head
 from opa_trt.builder.legacy_parts import EXIT, LegacyParts
 from opa_trt.builder.network import logits_macs, run_batches
+from opa_trt.builder.parts import above
 from opa_trt.builder.pooling import head_images
 from opa_trt.builder.work import Finding
 from opa_trt.errors import RecipeError
@@ -95,7 +96,7 @@ def pioneer(parts: LegacyParts) -> Finding:
         "head_macs": logits_macs(head, features[0][0]),
         "accuracy": accuracy,
     }
-    arrays = {f"{EXIT}/{key}": value.numpy() for key, value in head.state_dict().items()}
+    arrays = above(EXIT, head)
     return Finding(f"{', '.join(own.phases[:stages])}, exit head {told}", facts, arrays)
 
 

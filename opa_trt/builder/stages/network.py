@@ -10,7 +10,7 @@ from torch import nn
 from opa_trt.builder.entries import Entry
 from opa_trt.builder.exit_heads import learn_head, make_lesson
 from opa_trt.builder.network import Pioneer, logits_macs, run_batches, walk
-from opa_trt.builder.parts import Parts
+from opa_trt.builder.parts import Parts, above
 from opa_trt.builder.stages.exits import train_exits
 from opa_trt.builder.supernet_parts import SupernetParts
 from opa_trt.builder.work import Finding
@@ -50,7 +50,7 @@ def pioneer(parts: SupernetParts) -> Finding:
     parts.progress.start("pioneer", len(parts.entries))
     for done, entry in enumerate(parts.entries, 1):
         made, facts[entry.name] = _pioneer(parts, entry)
-        arrays |= {f"{entry.name}/{key}": v.numpy() for key, v in made.state_dict().items()}
+        arrays |= above(entry.name, made)
         parts.progress.advance(done, entry.name)
     archs = " and ".join(str(entry.pioneer) for entry in parts.entries)
     macs = _range([row["macs"] / 1e6 for row in facts.values()], "{:.2f}")
@@ -99,14 +99,14 @@ def calibrate_tails(parts: SupernetParts) -> Finding:
         features = run_batches(parts.pioneers[family.entry.name].trunk, inputs)
         for name, arch in family.by_name.items():
             tail = parts.cut.calibrated_tail(arch, features)
-            arrays |= {f"{name}/{key}": value.numpy() for key, value in tail.state_dict().items()}
+            arrays |= above(name, tail)
             done += 1
             parts.progress.advance(done, name)
         seen = sum(len(batch) for batch in inputs)
     for name, arch in wholes.items():
         inputs = parts.pools.calibration(arch.resolution, parts.recipe.calibrate.images)
         network = parts.uncut.calibrated_tail(arch, inputs)
-        arrays |= {f"{name}/{key}": value.numpy() for key, value in network.state_dict().items()}
+        arrays |= above(name, network)
         done += 1
         parts.progress.advance(done, name)
     exits, heads = train_exits(parts, tail)

@@ -110,7 +110,7 @@ def make_network(
             not there, or of another number of classes.
         BackendUnavailable: torchvision is needed, and not installed.
     """
-    if weights is not None and name not in PHASES:
+    if weights is not None and (name == SMALL_RESNET or is_own(name)):
         message = f"{name} has no weights called {weights!r}."
         raise ConfigError(
             message, expected="a .safetensors file; only torchvision's networks have named weights."

@@ -71,3 +71,14 @@ def test_a_seed_draws_the_same_again(data: Any, seed: int) -> None:
     assert (first.pixels == again.pixels).all()
     other = make_pool(data.splits.test, FAMILIES, 35, seed=seed + 10)
     assert (first.source != other.source).any()
+
+
+def test_half_of_a_mostly_clean_pool_is_clean(data: Any) -> None:
+    pool = make_pool(data.splits.test, FAMILIES, 84, seed=0, mostly_clean=True)
+    assert pool.rows == [42, *[7] * (len(pool.conditions) - 1)]
+
+
+def test_a_mostly_clean_pool_has_no_more_than_there_is(data: Any) -> None:
+    test = data.splits.test
+    pool = make_pool(test, FAMILIES, 10_000, seed=0, mostly_clean=True)
+    assert pool.rows == [len(test)] * len(pool.conditions)

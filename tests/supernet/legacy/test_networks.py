@@ -20,6 +20,17 @@ from opa_trt.supernet.legacy.networks import (
 )
 
 
+@pytest.mark.parametrize("name", [SMALL_RESNET, "some.module:network"])
+def test_weights_by_name_are_torchvision_s_alone(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"no weights called 'best\.pth'"):
+        make_network(name, 10, weights="best.pth")
+
+
+def test_an_unknown_network_is_told_before_its_weights() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'small_resnet'"):
+        make_network("smal_resnet", 10, weights="best.pth")
+
+
 def test_the_small_network_has_four_phases() -> None:
     module = make_network(SMALL_RESNET, 10)
     assert phases_of(SMALL_RESNET) == ("layer1", "layer2", "layer3", "layer4")
