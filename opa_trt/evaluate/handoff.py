@@ -19,6 +19,7 @@ from opa_trt.policies import (
     Arrival,
     Budget,
     Decision,
+    EntryChoice,
     Knowledge,
     Policy,
     PolicyBase,
@@ -76,9 +77,9 @@ class Toward(PolicyBase):
         """The policy's own memory."""
         return self._policy.start()
 
-    def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[str, Any]:
+    def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[EntryChoice, Any]:
         """The route's entry."""
-        return self.route.entry, state
+        return EntryChoice(self.route.entry, f"always {self.route.last}"), state
 
     def step(self, view: View, budget: Budget, state: Any) -> tuple[Decision, Any]:
         """The policy's decision with its choice replaced."""

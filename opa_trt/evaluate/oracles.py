@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opa_trt.errors import ConfigError
-from opa_trt.policies import STOP, Arrival, Budget, Decision, PolicyBase, View
+from opa_trt.policies import STOP, Arrival, Budget, Decision, EntryChoice, PolicyBase, View
 from opa_trt.policies.base import all_to
 from opa_trt.policies.entrance import Entrance
 from opa_trt.policies.ways import Ways, every_way
@@ -85,7 +85,9 @@ class OraclePolicy(PolicyBase):
         """The oracle of another group."""
         return OraclePolicy(right, self.rows, self.layout)
 
-    def enter(self, arrival: Arrival, budget: Budget, state: None) -> tuple[str | None, None]:
+    def enter(
+        self, arrival: Arrival, budget: Budget, state: None
+    ) -> tuple[EntryChoice | None, None]:
         """Where the way begins that fits and is right most often."""
         if self.layout is None:
             return None, None

@@ -92,6 +92,22 @@ class Arrival:
 
 
 @dataclass(frozen=True)
+class EntryChoice:
+    """Where a group is to enter.
+
+    Args:
+        node: an entry's name.
+        reason: half a sentence for people.
+        accuracy: by entry, what share of the images was expected right in time behind it (0 to 1),
+            where that was thought about.
+    """
+
+    node: str
+    reason: str
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Budget:
     """The time that is left for these images, in ms."""
 
@@ -197,7 +213,7 @@ class Policy(Protocol):
     def start(self) -> Any:
         """The state before the first group."""
 
-    def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[str | None, Any]:
+    def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[EntryChoice | None, Any]:
         """Where a group enters, or None: the largest resolution whose cheapest way fits.
 
         Asked only where there are several entries.
@@ -220,7 +236,7 @@ class PolicyBase:
         """Nothing is remembered."""
         return None
 
-    def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[str | None, Any]:
+    def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[EntryChoice | None, Any]:
         """The session picks the entry."""
         return None, state
 

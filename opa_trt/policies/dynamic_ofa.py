@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from opa_trt.errors import ConfigError
-from opa_trt.policies.base import STOP, Arrival, Budget, Decision, Outcome, PolicyBase, View, all_to
+from opa_trt.policies.base import (
+    STOP,
+    Arrival,
+    Budget,
+    Decision,
+    EntryChoice,
+    Outcome,
+    PolicyBase,
+    View,
+    all_to,
+)
 from opa_trt.policies.knowledge import Knowledge
 from opa_trt.tree import OPA, WHOLE, Route, Tree
 
@@ -97,12 +107,14 @@ class DynamicOfaPolicy(PolicyBase):
         """No group has entered."""
         return Reaction()
 
-    def enter(self, arrival: Arrival, budget: Budget, state: Reaction) -> tuple[str, Reaction]:
+    def enter(
+        self, arrival: Arrival, budget: Budget, state: Reaction
+    ) -> tuple[EntryChoice, Reaction]:
         """The level's entry."""
         ms = tuple(sum(arrival.each_ms[name] for name in level.nodes) for level in self.levels)
         state = self._settled(replace(state, ms=ms), ms, arrival.slowdown, budget.left_ms)
         assert state.level is not None
-        return self.levels[state.level].entry, state
+        return EntryChoice(self.levels[state.level].entry, self._reason(state.level)), state
 
     def step(self, view: View, budget: Budget, state: Reaction) -> tuple[Decision, Reaction]:
         """The whole group along the level's route."""
@@ -118,8 +130,11 @@ class DynamicOfaPolicy(PolicyBase):
         follower = path.get(view.node)
         best = STOP if follower is None else view.successors.index(follower)
         fits = bool((view.latency_ms[:, -1] <= budget.left_ms).any())
-        reason = f"level {state.level + 1} of {len(self.levels)}, by {self.manager}"
+        reason = self._reason(state.level)
         return all_to(best, view, budget.left_ms, fits=fits, reason=reason), state
+
+    def _reason(self, level: int) -> str:
+        return f"level {level + 1} of {len(self.levels)}, by {self.manager}"
 
     def learn(self, outcome: Outcome, state: Reaction) -> Reaction:
         """Remember how long the group took, and change the level for the next."""

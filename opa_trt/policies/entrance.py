@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from opa_trt.policies.base import Arrival
+from opa_trt.policies.base import Arrival, EntryChoice
 from opa_trt.tree import OPA, Tree
 
 
@@ -33,7 +33,7 @@ class Entrance:
         arrival: Arrival,
         left_ms: float,
         worth: Callable[[str], float] | None = None,
-    ) -> str | None:
+    ) -> EntryChoice | None:
         """The entry of the best way that fits, or None where none does.
 
         Among equals the larger resolution wins, then the faster way.
@@ -54,4 +54,7 @@ class Entrance:
                 for (accuracy, side, nodes), own in zip(self._ways[entry], ms, strict=True)
                 if own + overhead <= left_ms
             ]
-        return max(found)[-1] if found else None
+        if not found:
+            return None
+        reason = f"of {len(found)} ways that fit the best begins there"
+        return EntryChoice(max(found)[-1], reason)

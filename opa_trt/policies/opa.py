@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from opa_trt.errors import ConfigError
-from opa_trt.policies.base import Arrival, Budget, Decision, PolicyBase, View, all_to
+from opa_trt.policies.base import Arrival, Budget, Decision, EntryChoice, PolicyBase, View, all_to
 from opa_trt.policies.entrance import Entrance
 from opa_trt.policies.evidence import Floats, ascending_powers
 from opa_trt.policies.knowledge import Estimator, Knowledge, share
@@ -46,7 +46,7 @@ class OpaPolicy(PolicyBase):
 
     def enter(
         self, arrival: Arrival, budget: Budget, state: float | None
-    ) -> tuple[str | None, None]:
+    ) -> tuple[EntryChoice | None, None]:
         """Where the most accurate way that fits begins."""
         return self._entrance.pick(arrival, budget.left_ms), None
 

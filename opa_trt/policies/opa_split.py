@@ -15,6 +15,7 @@ from opa_trt.policies.base import (
     Arrival,
     Budget,
     Decision,
+    EntryChoice,
     Milliseconds,
     PolicyBase,
     View,
@@ -95,34 +96,44 @@ class OpaSplitPolicy(PolicyBase):
             for name, rows in knowledge.typical.items()
             if name in self._models
         }
+        self._prospects: dict[tuple[str, tuple[int, ...]], tuple[float, Gains]] = {}
         self._complete = {
             entry.name: entry.accuracy for entry in tree.entries if entry.system in self.beside
         }
 
     def enter(
         self, arrival: Arrival, budget: Budget, state: Thought | None
-    ) -> tuple[str | None, None]:
+    ) -> tuple[EntryChoice | None, None]:
         """Where most images are expected right in time: behind a pioneer, or at a complete network.
         Of equals the faster wins."""
         known = self._typical.keys() & arrival.ahead.keys()
         if not known:  # a bundle built earlier
             return self._entrance.pick(arrival, budget.left_ms), None
-        found = []
-        for name, ms in zip(arrival.entries, arrival.group_ms.tolist(), strict=True):
-            if ms <= budget.left_ms and (name in known or name in self._complete):
+        ms = dict(zip(arrival.entries, arrival.group_ms.tolist(), strict=True))
+        expected: dict[str, float] = {}
+        for name in arrival.entries:
+            if ms[name] <= budget.left_ms and (name in known or name in self._complete):
                 accuracy = self._complete.get(name)
                 if accuracy is None:
                     accuracy = self._expected(name, arrival.ahead[name])
-                found.append((accuracy, -ms, name))
-        return max(found)[-1] if found else None, None
+                expected[name] = accuracy
+        if not expected:
+            return None, None
+        best = max(expected, key=lambda name: (expected[name], -ms[name], name))
+        reason = "most images are expected right in time there"
+        return EntryChoice(best, reason, expected), None
 
     def _expected(self, entry: str, ahead: Ahead) -> float:
         """The share of typical images that would be answered rightly behind an entry."""
         view = ahead.view
-        right = _typical_group(self._typical[entry], view.pending)
+        known = self._prospects.get((entry, view.batches))
+        if known is None:
+            right = _typical_group(self._typical[entry], view.pending)
+            known = float(right[:, 0].mean()), Gains.of(right, view.batches)
+            self._prospects[entry, view.batches] = known
+        stopped, gains = known
         latency = self._ways[entry].latency_ms(view)
-        found = plan(right, latency, view.batches, view.split_ms, ahead.left_ms)
-        return float(right[:, 0].mean()) + found.gain / view.pending
+        return stopped + gains.most(latency, view.split_ms, ahead.left_ms) / view.pending
 
     def step(
         self, view: View, budget: Budget, state: Thought | None
@@ -223,26 +234,12 @@ def plan(
         split_ms: what it takes beyond that to send a part.
         left_ms: the time that is left.
     """
-    count, whole = len(right), len(batches)
-    losses = right[:, 0] - right.T[1:]  # below 0 where an image gains
-    losses.sort(axis=1)
-    exact = losses.astype(np.float64)
-
-    cost = np.empty((len(losses), whole + 1))  # of the best part in each batch, and of the whole
-    np.add(latency_ms, split_ms, out=cost[:, :whole])
-    cost[:, whole] = latency_ms[:, -1]
+    gains = Gains.of(right, batches)
+    cost = gains.cost_ms(latency_ms, split_ms)
     allowed = cost <= left_ms
     fits = bool(allowed.any())
-    smaller = np.array([0, *batches[:-1]])
-    allowed[:, :whole] &= losses[:, smaller] < 0  # else a smaller batch holds all that gain
-    allowed[:, whole - 1] &= losses[:, -1] >= 0  # else they are the whole
-
-    gain = np.empty_like(cost)
-    parts = np.add.reduceat(np.minimum(exact, 0), smaller, axis=1)
-    np.cumsum(-parts, axis=1, out=gain[:, :whole])
-    gain[:, whole] = -exact.sum(axis=1)
-    gain *= allowed
-
+    gain = gains.gain * allowed
+    count, whole = len(right), len(batches)
     best = float(gain.max())
     if best <= 0:
         return Plan(np.full(count, STOP, np.int64), STOP, 0, 0.0, fits)
@@ -251,8 +248,49 @@ def plan(
     tail, column = divmod(place, whole + 1)
     if column == whole:
         return Plan(np.full(count, tail, np.int64), tail, count, best, fits)
-    sent = min(int(np.count_nonzero(losses[tail] < 0)), batches[column])
+    sent = min(int(np.count_nonzero(gains.losses[tail] < 0)), batches[column])
     return Plan(_spread(right, tail, sent), tail, sent, best, fits)
+
+
+@dataclass(frozen=True)
+class Gains:
+    """All of a plan that does not depend on time: what each tail and batch size would bring.
+
+    Args:
+        losses: ``[T, N] float32`` ascending for each tail, below 0 where an image gains there.
+        gain: ``[T, B + 1]`` right images to be expected beyond those of stopping all: of the best
+            part in each batch, and of the whole group; 0 where another column says the same.
+    """
+
+    losses: Floats
+    gain: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, right: Floats, batches: tuple[int, ...]) -> Gains:
+        """Of ``right [N, 1 + T]`` and ascending ``batches``, as ``plan`` takes them."""
+        losses = right[:, 0] - right.T[1:]
+        losses.sort(axis=1)
+        exact, whole = losses.astype(np.float64), len(batches)
+        smaller = np.array([0, *batches[:-1]])
+        gain = np.empty((len(losses), whole + 1))
+        parts = np.add.reduceat(np.minimum(exact, 0), smaller, axis=1)
+        np.cumsum(-parts, axis=1, out=gain[:, :whole])
+        gain[:, whole] = -exact.sum(axis=1)
+        gain[:, :whole] *= losses[:, smaller] < 0  # else a smaller batch holds all that gain
+        gain[:, whole - 1] *= losses[:, -1] >= 0  # else they are the whole
+        return cls(losses, gain)
+
+    def cost_ms(self, latency_ms: Milliseconds, split_ms: float) -> Milliseconds:
+        """``[T, B + 1]``: what each of them takes."""
+        cost = np.empty_like(self.gain)
+        np.add(latency_ms, split_ms, out=cost[:, :-1])
+        cost[:, -1] = latency_ms[:, -1]
+        return cost
+
+    def most(self, latency_ms: Milliseconds, split_ms: float, left_ms: float) -> float:
+        """What the best that fits would bring, 0 where nothing does."""
+        allowed = self.cost_ms(latency_ms, split_ms) <= left_ms
+        return max(0.0, float((self.gain * allowed).max()))
 
 
 def _in_the_mean(model: Rightness, evidence: Floats, tree: Tree) -> Floats:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import itertools
 
 from opa_trt.errors import ConfigError, UnknownNameError
-from opa_trt.policies.base import STOP, Arrival, Budget, Decision, PolicyBase, View, all_to
+from opa_trt.policies.base import (
+    STOP,
+    Arrival,
+    Budget,
+    Decision,
+    EntryChoice,
+    PolicyBase,
+    View,
+    all_to,
+)
 from opa_trt.policies.knowledge import Knowledge
 from opa_trt.tree import LOGITS, OPA, Tree
 
@@ -34,9 +43,9 @@ class StaticPolicy(PolicyBase):
         self._entry = path[0]
         self._next = dict(itertools.pairwise(path))
 
-    def enter(self, arrival: Arrival, budget: Budget, state: None) -> tuple[str, None]:
+    def enter(self, arrival: Arrival, budget: Budget, state: None) -> tuple[EntryChoice, None]:
         """The route's own entry."""
-        return self._entry, None
+        return EntryChoice(self._entry, f"always {self.node}"), None
 
     def step(self, view: View, budget: Budget, state: None) -> tuple[Decision, None]:
         """The whole group along the route; the deadline is not looked at."""

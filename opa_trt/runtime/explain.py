@@ -11,8 +11,9 @@ import numpy as np
 from opa_trt.policies import STOP, Decision
 
 if TYPE_CHECKING:
-    from opa_trt.runtime.result import Result, Step
+    from opa_trt.runtime.result import Entered, Result, Step
 
+ENTRY_HEADINGS = ("entry", "whole group", "right")
 HEADINGS = ("route", "whole group", "right", "images")
 
 
@@ -31,6 +32,8 @@ def words(result: Result) -> str:
         f"{_images(len(result.labels))} ({by}) in {result.measured_ms:.2f} ms, "
         f"deadline {result.deadline_ms:g} ms {state}"
     ]
+    if result.entered is not None:
+        lines += _entrance(result.entered)
     for step in result.steps:
         lines.append(
             f"  {step.node} ran on {_images(step.images)} in {step.measured_ms:.2f} ms "
@@ -51,7 +54,21 @@ def facts(result: Result) -> dict[str, Any]:
         "deadline_met": result.deadline_met,
         "predicted_ms": result.predicted_ms,
         "fallback": result.fallback,
+        "entered": None if result.entered is None else _entrance_facts(result.entered),
         "steps": [_step_facts(step) for step in result.steps],
+    }
+
+
+def _entrance_facts(entered: Entered) -> dict[str, Any]:
+    ways = zip(entered.entries, entered.promised_ms, entered.accuracy, strict=True)
+    return {
+        "node": entered.node,
+        "left_ms": entered.left_ms,
+        "reason": entered.reason,
+        "entries": [
+            {"entry": name, "promised_ms": ms, "accuracy": _known(accuracy)}
+            for name, ms, accuracy in ways
+        ],
     }
 
 
@@ -88,6 +105,22 @@ def _decision_facts(decision: Decision) -> dict[str, Any]:
             for index, (name, ms, accuracy) in enumerate(routes)
         ],
     }
+
+
+def _entrance(entered: Entered) -> list[str]:
+    """The time left, the reason, and a table of every entry: what the cheapest way through it was
+    promised to take at most, the share expected right in time behind it, the one that was chosen,
+    and those that do not fit."""
+    rows, marks = [ENTRY_HEADINGS], [""]
+    for name, ms, accuracy in zip(
+        entered.entries, entered.promised_ms, entered.accuracy, strict=True
+    ):
+        right = "" if math.isnan(accuracy) else f"{accuracy:.1%}"
+        rows.append((name, f"<= {ms:.2f} ms", right))
+        late = "" if ms <= entered.left_ms else "does not fit"
+        marks.append("<- chosen" if name == entered.node else late)
+    lead = f"  enters at {entered.node}, {entered.left_ms:.2f} ms left: {entered.reason}"
+    return [lead, *(f"      {line}" for line in _table(rows, marks))]
 
 
 def _decision(step: Step, decision: Decision) -> list[str]:

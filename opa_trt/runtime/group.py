@@ -147,11 +147,10 @@ class Group:
         latency = self.machinery.latency
         slowdown = latency.slowdown
         expected = latency.expected(entry.name, count)
+        begun = self.elapsed_ms()
         logits, measured = self._execute(entry, self._pixels(rows))
         reading = latency.read(entry.name, count, measured)
         latency.observe_entry(entry.name, count, measured)
-        if entry.system != self.machinery.policy.system:
-            latency.observe_alone(expected, measured)
         reserved = sum(
             latency.expected(entry.name, min(chunk, later - start), reading)
             for start in range(0, later, chunk)
@@ -161,6 +160,8 @@ class Group:
         until = now + free * count / (count + later)
         seen = Seen(count, expected, measured, slowdown, count)
         self._answer(entry, rows, logits, until, reading, seen)
+        if entry.system != self.machinery.policy.system:
+            latency.observe_alone(expected, self.elapsed_ms() - begun)
 
     def _execute(self, node: Node, source: Tensor) -> tuple[Logits, float]:
         """Run a node on its rows: its logits on the host, if it has any, and ms until then.

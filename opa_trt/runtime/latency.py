@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,7 @@ class LatencyModel:
         self._overheads: dict[bool, deque[float]] = {
             split: deque(maxlen=OVERHEADS) for split in (False, True)
         }
+        self._entering: deque[float] = deque(maxlen=OVERHEADS)
 
     @property
     def slowdown(self) -> float:
@@ -74,7 +75,15 @@ class LatencyModel:
         known = [*self._overheads[split]]
         if len(known) < ENOUGH:  # one that was interrupted would count for all
             known += self._overheads[not split]
-        return sorted(known)[len(known) // 2] if known else 0.0
+        return _middle(known)
+
+    def entering_ms(self) -> float:
+        """What it takes to decide where a group enters, where there is a choice."""
+        return _middle(self._entering)
+
+    def observe_entering(self, measured_ms: float) -> None:
+        """Let what it took count; clocks may jump."""
+        self._entering.append(max(0.0, measured_ms))
 
     def split_ms(self) -> float:
         """What a split takes beyond sending on the whole group."""
@@ -164,9 +173,15 @@ class LatencyModel:
             self._ages[row] = 1
 
     def observe_alone(self, expected_ms: float, measured_ms: float) -> None:
-        """Let an entry's time move the margin where it was the answer without a decision."""
-        if abs(_log_ratio(measured_ms, expected_ms)) < ABSURD:
-            score = (measured_ms - expected_ms) / max(expected_ms, TINY)
+        """Let an answer without a decision after its entry move the margin.
+
+        Args:
+            expected_ms: of the engine.
+            measured_ms: from the entry to the answer, what the runtime itself took included.
+        """
+        whole = expected_ms + self.overhead_ms()
+        if abs(_log_ratio(measured_ms, whole)) < ABSURD:
+            score = (measured_ms - whole) / max(expected_ms, TINY)
             self._margins.at(self.slowdown).observe(self._group, score)
 
     def observe_rest(
@@ -224,6 +239,11 @@ def _spread(profile: LatencyProfile) -> float:
     """The profile's p99 over its p50, the median over buckets, within 1 and 2."""
     ratios = [row[-1] / row[0] if row[0] > 0 else 1.0 for row in profile.ms]
     return float(np.clip(np.median(ratios), 1.0, 2.0))
+
+
+def _middle(values: Collection[float]) -> float:
+    """The median (of an even number the upper one); 0 of none."""
+    return sorted(values)[len(values) // 2] if values else 0.0
 
 
 def _log_ratio(measured: float, expected: float) -> float:

@@ -14,6 +14,28 @@ from opa_trt.runtime.explain import answered, facts, words
 
 
 @dataclass(frozen=True)
+class Entered:
+    """Why a group entered where it did, of several entries.
+
+    Args:
+        node: where it entered.
+        left_ms: the time that was left then.
+        reason: half a sentence for people.
+        entries: where it could have.
+        promised_ms: the group's latency by the cheapest way through each.
+        accuracy: the share of images expected right in time behind each (0 to 1); nan where nobody
+            thought about it.
+    """
+
+    node: str
+    left_ms: float
+    reason: str
+    entries: tuple[str, ...]
+    promised_ms: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Step:
     """One engine's run for one chunk of a group.
 
@@ -60,6 +82,7 @@ class Result:
         predicted_ms: latency of the group as the steps predicted it.
         measured_ms: from entry to logits on the host, decisions included.
         fallback: whether nothing fitted for some images, so that a node answered early.
+        entered: why the group entered where it did; None where there was one entry.
     """
 
     logits: npt.NDArray[np.float32]
@@ -71,6 +94,7 @@ class Result:
     predicted_ms: float
     measured_ms: float
     fallback: bool
+    entered: Entered | None = None
 
     @property
     def deadline_met(self) -> bool:

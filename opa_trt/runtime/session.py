@@ -337,7 +337,7 @@ class Session:
         classes = self.manifest.classes
         self._machinery.listener.group += 1
         group = Group(self._machinery, pixels, len(classes), start, deadline)
-        entry = pick_entry(self._machinery, count, deadline, chunk)
+        entry, entered = pick_entry(self._machinery, count, deadline, chunk)
         with self._machinery.device.scope():
             for first in range(0, count, chunk):
                 group.run_chunk(entry, first, chunk)
@@ -355,6 +355,7 @@ class Session:
             predicted_ms=sum(step.predicted_ms for step in group.steps),
             measured_ms=measured,
             fallback=group.fallback,
+            entered=entered,
         )
         self._recorder.add(result)
         return result

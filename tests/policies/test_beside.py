@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from opa_trt.policies import Knowledge
 from opa_trt.policies.evidence import width
+from opa_trt.policies.opa_split import OpaSplitPolicy
 
 from .conftest import known
 
@@ -133,6 +135,40 @@ def test_groups_in_chunks_are_reckoned_as_a_whole(load: Load) -> None:
 def test_groups_of_any_size_enter(load: Load, count: int) -> None:
     with load(apart(), whole2=2.2) as session:
         assert len(session.infer(IMAGES_IN[:count], 2.6).labels) == count
+
+
+def test_a_result_explains_where_its_group_entered(load: Load) -> None:
+    with load(ALIKE, whole1=1.0, whole2=2.2, whole3=8.5) as session:
+        result = session.infer(IMAGES_IN, 2.6)
+    seen = result.entered
+    assert (seen.node, seen.left_ms) == ("whole2", 2.6)
+    told = dict(zip(seen.entries, zip(seen.promised_ms, seen.accuracy, strict=True), strict=True))
+    assert told["whole2"] == (pytest.approx(2.2), session.tree["whole2"].accuracy)
+    assert math.isnan(told["whole3"][1])  # it does not fit, so nobody asked
+    lead, _, *rows = result.explain().splitlines()[1 : 3 + len(seen.entries)]
+    assert lead.strip().startswith("enters at whole2, 2.60 ms left: most images")
+    marks = {row.split()[0]: row for row in rows}
+    assert marks["whole2"].endswith("<- chosen")
+    assert marks["whole3"].endswith("does not fit")
+    facts = result.facts()["entered"]
+    assert [row["entry"] for row in facts["entries"]] == [*seen.entries]
+    assert facts["entries"][-1]["accuracy"] is None
+
+
+def test_the_time_to_decide_where_to_enter_is_left_for_it(load: Load, every_machine: Any) -> None:
+    class Pondering(OpaSplitPolicy):
+        """Takes 0.5 ms to say where."""
+
+        def enter(self, *given: Any) -> Any:
+            every_machine.clock.advance(0.5)
+            return super().enter(*given)
+
+    with load(ALIKE, whole1=1.0, whole2=2.2) as session:
+        knowledge = session._shared.knowledge
+        session.use(Pondering(session.tree, knowledge))
+        first, second = (session.infer(IMAGES_IN, 2.6) for _ in range(2))
+    assert (first.entered.node, first.deadline_met) == ("whole2", False)
+    assert (second.entered.left_ms, second.deadline_met) == (pytest.approx(2.1), True)
 
 
 def test_typical_images_come_back_from_arrays(every_node: Any, chains: Any) -> None:

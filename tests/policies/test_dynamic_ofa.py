@@ -49,9 +49,10 @@ def arrival(slowdown: float = 1.0, images: int = 10) -> Arrival:
 
 
 def entered(policy: DynamicOfaPolicy, deadline: float, state: Any = None, **more: Any) -> Any:
-    return policy.enter(
+    choice, after = policy.enter(
         arrival(**more), Budget(deadline), policy.start() if state is None else state
     )
+    return choice.node, after
 
 
 def after(
@@ -59,8 +60,8 @@ def after(
 ) -> Reaction:
     """The state after groups that took so many ms."""
     for ms in measured:
-        name, state = policy.enter(arrival(images=images), Budget(deadline), state)
-        state = policy.learn(Outcome(images, name, ms, deadline), state)
+        choice, state = policy.enter(arrival(images=images), Budget(deadline), state)
+        state = policy.learn(Outcome(images, choice.node, ms, deadline), state)
     return state
 
 
@@ -117,9 +118,9 @@ def test_the_table_knows_nothing_of_load(table: DynamicOfaPolicy) -> None:
 def test_the_table_follows_every_deadline(table: DynamicOfaPolicy) -> None:
     state, names = table.start(), []
     for deadline in (9.0, 2.0, 4.0):
-        name, state = table.enter(arrival(), Budget(deadline), state)
-        state = table.learn(Outcome(10, name, 1.0, deadline), state)
-        names.append(name)
+        choice, state = table.enter(arrival(), Budget(deadline), state)
+        state = table.learn(Outcome(10, choice.node, 1.0, deadline), state)
+        names.append(choice.node)
     assert names == ["whole3", "whole1", "whole2"]
 
 

@@ -104,15 +104,15 @@ def arrival(ms: dict[str, float], overhead: float = 0.0) -> Arrival:
 
 def test_what_the_runtime_takes_counts() -> None:
     entrance = Entrance(Tree(nodes()))
-    assert entrance.pick(arrival(MS), 8.0) == "pioneer-24"
-    assert entrance.pick(arrival(MS, overhead=0.5), 8.0) == "pioneer-16"
+    assert entrance.pick(arrival(MS), 8.0).node == "pioneer-24"
+    assert entrance.pick(arrival(MS, overhead=0.5), 8.0).node == "pioneer-16"
 
 
 def test_equal_ways_take_the_larger_resolution() -> None:
     equal = tuple(
         Node(n.name, n.segment, n.source, n.outputs, n.successors, n.resolution) for n in nodes()
     )
-    assert Entrance(Tree(equal)).pick(arrival(MS), 100.0) == "pioneer-24"
+    assert Entrance(Tree(equal)).pick(arrival(MS), 100.0).node == "pioneer-24"
 
 
 def test_nothing_fits() -> None:

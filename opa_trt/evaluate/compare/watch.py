@@ -8,7 +8,7 @@ from typing import Any
 from opa_trt.clock import Clock, VirtualClock
 from opa_trt.evaluate.compare.arms import AnyPolicy
 from opa_trt.evaluate.compare.cells import SPLIT, STOPPED, WHOLE
-from opa_trt.policies import STOP, Arrival, Budget, Decision, Outcome, View
+from opa_trt.policies import STOP, Arrival, Budget, Decision, EntryChoice, Outcome, View
 
 Pause = Callable[[int], tuple[float, float]]
 
@@ -42,11 +42,11 @@ class Watched:
         """The inner policy's."""
         return self.inner.start()
 
-    def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[str | None, Any]:
+    def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[EntryChoice | None, Any]:
         """The inner policy's answer, timed."""
         begun = self.clock.now_ms()
         try:
-            answer: tuple[str | None, Any] = self.inner.enter(arrival, budget, state)
+            answer: tuple[EntryChoice | None, Any] = self.inner.enter(arrival, budget, state)
             return answer
         finally:
             self.decision_ms += self.clock.now_ms() - begun
