@@ -71,7 +71,11 @@ def measured(recipe: Recipe, chosen: argparse.Namespace) -> dict[str, Any]:
     seconds = QUICK_SECONDS if chosen.quick else SECONDS
     buckets = tuple(sorted(set(chosen.batches)))
     lines, store = Lines(), EngineStore(chosen.folder / "store")
-    wanted = replace(recipe, measure=replace(recipe.measure, buckets=buckets, seconds=seconds))
+    wanted = replace(
+        recipe,
+        measure=replace(recipe.measure, buckets=buckets, seconds=seconds),
+        compile=replace(recipe.compile, backends=tuple(chosen.backends)),
+    )
     parts = _parts(prepare(wanted, chosen.data, progress=lines, store=store))
     twice = {name: _on_backend(parts, name) for name in chosen.backends}
     found = {name: first for name, (first, _) in twice.items()}
@@ -83,7 +87,7 @@ def measured(recipe: Recipe, chosen: argparse.Namespace) -> dict[str, Any]:
     )
     sets = {MACS: [each.configuration for each in front(tried)], **_sets(tried, found)}
     log = read_notes(recipe.named_checkpoint(), SHALLOW)["log"]
-    bundle = Bundle(chosen_bundle(recipe, chosen, store, lines))
+    bundle = Bundle(chosen_bundle(wanted, chosen, store, lines))
     return {
         "benchmark": "leaf",
         "recipe": recipe.name,
