@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from opa_trt.backends import Engine
@@ -301,8 +302,10 @@ class Group:
         return self.machinery.device.gather(features, read, part)
 
     def _pixels(self, rows: Rows) -> Tensor:
-        whole = isinstance(rows, slice) and rows.stop - rows.start == self.pixels.shape[0]
-        return self.pixels if whole else self.pixels[rows]
+        if isinstance(rows, slice):
+            return self.pixels[rows]
+        # Not by torch, whose threads would go on spinning while the engine's want the cores.
+        return torch.from_numpy(np.take(self.pixels.numpy(), rows, axis=0))
 
 
 @dataclass(frozen=True)
