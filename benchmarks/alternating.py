@@ -149,6 +149,14 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def remarks(out: Path | None) -> str:
+    """What people found when they read the page ``out``: it stands beside its pictures."""
+    path = None if out is None else out.with_suffix("") / "reading.md"
+    if path is None or not path.is_file():
+        return ""
+    return path.read_text(encoding="utf-8").strip() + "\n\n"
+
+
 def finish(
     report: dict[str, Any],
     page: Callable[[dict[str, Any]], str],

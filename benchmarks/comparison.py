@@ -16,7 +16,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from alternating import all_met, finish, options, table, use_threads, versions, with_folder
+from alternating import (
+    all_met,
+    finish,
+    options,
+    remarks,
+    table,
+    use_threads,
+    versions,
+    with_folder,
+)
 from bundles import Lines, chosen_bundle, chosen_recipe, with_recipe
 from measuring import describe
 
@@ -73,7 +82,7 @@ def main() -> None:
     report["met"] = all_met([goal["met"] for goal in found.report["goals"]])
     if chosen.out is not None:
         _pictures(place, chosen.out)
-    report["reading"] = _reading(chosen.out)
+    report["reading"] = remarks(chosen.out)
     report["folder"] = chosen.out.stem if chosen.out is not None else recipe.name
     finish(report, page, chosen, versions(ran.split("+")))
 
@@ -97,12 +106,6 @@ def _pictures(place: Path, out: Path) -> None:
     for name in PICTURES:
         if (place / name).is_file():
             shutil.copyfile(place / name, folder / name)
-
-
-def _reading(out: Path | None) -> str:
-    """What people found when they read it."""
-    path = None if out is None else out.with_suffix("") / "reading.md"
-    return path.read_text(encoding="utf-8") if path is not None and path.is_file() else ""
 
 
 PAGE = """# Policies compared on {recipe}
@@ -161,7 +164,7 @@ def page(report: dict[str, Any]) -> str:
         machine=describe(report["machine"]),
         threads=report["threads"],
         backend=report["bundle"]["backend"],
-        reading=f"{report['reading'].strip()}\n\n" if report["reading"] else "",
+        reading=report["reading"],
         split=". ".join(line.capitalize() for line in report["split"]["lines"]) + ".",
         goals="\n\n".join(_goals(report)),
         means=_means(report),

@@ -16,7 +16,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from alternating import finish, options, table, use_threads, versions, with_backends, with_folder
+from alternating import (
+    finish,
+    options,
+    remarks,
+    table,
+    use_threads,
+    versions,
+    with_backends,
+    with_folder,
+)
 from bundles import Lines, chosen_bundle, chosen_recipe, with_recipe
 from leaf_picture import draw
 from measuring import describe
@@ -63,6 +72,7 @@ def main() -> None:
         folder = chosen.out.with_suffix("")
         folder.mkdir(parents=True, exist_ok=True)
         draw(folder / PICTURE, report)
+    report["reading"] = remarks(chosen.out)
     finish(report, page, chosen, versions(chosen.backends))
 
 
@@ -209,7 +219,7 @@ PAGE = """# A legacy network made flexible (LeAF)
 {threads} threads. {network}. A configuration is named by its shallow phases: {{}} is the legacy
 network.
 
-## Training
+{reading}## Training
 
 `opa-trt train {recipe} --data DIR` with all configurations ({base:,} steps), then with those on
 the front of MACs ({fine:,} more). Accuracy of {checking:,} held-out images that were not trained
@@ -257,6 +267,7 @@ def page(report: dict[str, Any]) -> str:
         machine=describe(report["machine"]),
         threads=report["threads"],
         network=report["network"],
+        reading=report["reading"],
         base=base["steps"],
         fine=fine["steps"],
         training=_training(base, fine),

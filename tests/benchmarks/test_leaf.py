@@ -69,7 +69,8 @@ def report_of(module: Any, strangers: Any) -> dict[str, Any]:
     tuned = [Measured(row.configuration, row.accuracy + 0.02, row.cost) for row in TRIED[1:]]
     fine = {"phase": "fine", "steps": 8, "configurations": [row.to_dict(True) for row in tuned]}
     return {
-        "recipe": "invented", "folder": "leaf", "network": "small_resnet", "threads": 2,
+        "recipe": "invented", "folder": "leaf", "network": "small_resnet",
+        "reading": "Fronts differ.\n\n", "threads": 2,
         "machine": {"processor": "one of ours", "cores": 2}, "training": [base, fine],
         "images": {"checking": 100, "choosing": 200, "test": 300}, "fronts": fronts,
         "configurations": [
@@ -90,6 +91,7 @@ def report_of(module: Any, strangers: Any) -> dict[str, Any]:
 def test_the_page_says_before_and_after_and_marks_the_fronts(script: Any, strangers: Any) -> None:
     module = script("leaf")
     page = module.page(report_of(module, strangers))
+    assert page.index("Fronts differ.") < page.index("## Training")
     assert "| {1} | 30.0 | 80.0% | 82.0% |" in page
     assert "| {} | 40.0 | 90.0% | not on the front |" in page
     assert "| {1} | 30.0 | 80.0% | **2.00** | 3.00 |" in page
