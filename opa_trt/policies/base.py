@@ -33,6 +33,7 @@ class View:
         overhead_ms: what of ``latency_ms`` the runtime itself takes, for each node of a way.
         each_ms: ``[nodes, B]`` promised latency of every node by itself, in the tree's order;
             None where nobody asked for it.
+        once_ms: what of ``latency_ms`` belongs to no node: any way takes it once.
     """
 
     node: str
@@ -44,6 +45,7 @@ class View:
     split_ms: float = 0.0
     overhead_ms: float = 0.0
     each_ms: Milliseconds | None = None
+    once_ms: float = 0.0
 
     @property
     def pending(self) -> int:

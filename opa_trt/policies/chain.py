@@ -102,7 +102,7 @@ class ChainPolicy(PolicyBase):
             there, before = reach[:, place], reach[:, place - 1]
             ms = view.each_ms[row][view.columns(there)] + overhead
             total += np.where(there > 0, ms + view.split_ms * (there < before), 0.0)
-        return total
+        return total + np.where(reach[:, 1] > 0, view.once_ms, 0.0)
 
     def _next_ms(self, view: View, sent: Counts) -> Milliseconds:
         """Promised ms of the next exit for as many of the pending images."""
@@ -137,4 +137,4 @@ def _known(chains: Any, system: str, exits: int) -> Chain:
 def _overhead_ms(view: View, row: int) -> float:
     """What the runtime itself takes for a step: the view's way to the next exit has it."""
     assert view.each_ms is not None
-    return max(0.0, float(view.latency_ms[0, -1] - view.each_ms[row, -1]))
+    return max(0.0, float(view.latency_ms[0, -1] - view.once_ms - view.each_ms[row, -1]))

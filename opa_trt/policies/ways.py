@@ -86,7 +86,7 @@ class Ways:
         if view.each_ms is None:
             message = f"the ways on from {self.node} need every node's latency."
             raise ConfigError(message, expected="a view that has each_ms.")
-        return self.paths.ms(view.each_ms, view.overhead_ms)
+        return self.paths.ms(view.each_ms, view.overhead_ms) + view.once_ms
 
     def by_successor(self, values: Sequence[float]) -> tuple[float, ...]:
         """Of values of the ways the largest through each successor."""

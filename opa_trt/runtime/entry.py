@@ -71,11 +71,11 @@ def _ahead(machinery: Machinery, count: int, left_ms: float) -> dict[str, Ahead]
         return {}
     latency = machinery.latency
     batches, slowdown = machinery.batches(count), latency.slowdown
+    promised = latency.promised(batches, slowdown)
     found = {}
     for entry in machinery.entries:
         if entry.successors:
             before = latency.profiled(entry.name, count)
-            promised = latency.promised(batches, slowdown, entry_ms=before)
-            view = machinery.view(entry, batches, promised, slowdown)
+            view = machinery.view(entry, batches, promised, slowdown, entry_ms=before)
             found[entry.name] = Ahead(view, left_ms - latency.expected(entry.name, count))
     return found

@@ -75,6 +75,7 @@ class Machinery:
         promised: Floats,
         slowdown: float,
         logits: Logits = None,
+        entry_ms: float | None = None,
     ) -> View:
         """What a policy sees after ``node``.
 
@@ -84,18 +85,21 @@ class Machinery:
             promised: of every node at these.
             slowdown: as believed.
             logits: of the images that are pending, if the node gives some.
+            entry_ms: profiled, of the group's entry; the latest group's by default.
         """
         latency = self.latency
+        once = latency.once_ms(slowdown, entry_ms)
         return View(
             node=node.name,
             logits=logits,
             successors=node.successors,
             batches=batches,
-            latency_ms=latency.cheapest(node.successors, promised),
+            latency_ms=latency.cheapest(node.successors, promised, once),
             slowdown=slowdown,
             split_ms=latency.split_ms(),
             overhead_ms=latency.overhead_ms(),
             each_ms=promised,
+            once_ms=once,
         )
 
     def batches(self, count: int) -> tuple[int, ...]:

@@ -99,43 +99,44 @@ class LatencyModel:
         row = self._index[node]
         return float(self._median[row, batch] * scale * math.exp(self._log_residual[row]))
 
-    def promised(
-        self, batches: tuple[int, ...], slowdown: float, entry_ms: float | None = None
-    ) -> Floats:
+    def promised(self, batches: tuple[int, ...], slowdown: float) -> Floats:
         """``[nodes, len(batches)]`` ms that every node's engine is promised to take, in the
-        tree's order.
-
-        Args:
-            batches: sizes.
-            slowdown: to believe in.
-            entry_ms: profiled, of the entry before them; the latest group's by default.
-        """
+        tree's order, at a slowdown to believe in."""
         medians = self._columns.get(batches)
         if medians is None:
             medians = self._columns[batches] = self._median[:, list(batches)]
         scale = np.exp(self._log_residual)
         scale *= slowdown
         expected: Floats = medians * scale[:, None]
-        margin = self._margins.at(slowdown)
-        before = self._entry_ms if entry_ms is None else entry_ms
-        return margin.promised(expected, before * slowdown, self._spread)
+        return self._margins.at(slowdown).promised(expected, self._spread)
 
-    def cheapest(self, siblings: tuple[str, ...], promised: Floats) -> Floats:
+    def once_ms(self, slowdown: float, entry_ms: float | None = None) -> float:
+        """What any way after an entry is promised to take beyond its nodes: the entry's share of
+        the margin.
+
+        Args:
+            slowdown: to believe in.
+            entry_ms: profiled, of the entry; the latest group's by default.
+        """
+        before = self._entry_ms if entry_ms is None else entry_ms
+        return self._margins.at(slowdown).score() * before * slowdown
+
+    def cheapest(self, siblings: tuple[str, ...], promised: Floats, once_ms: float = 0.0) -> Floats:
         """Promised ms of the cheapest way to logits through each sibling, overhead included.
 
-        ``[len(siblings), len(batches)]``, of what ``promised`` gave.
+        ``[len(siblings), len(batches)]``, of what ``promised`` and ``once_ms`` gave.
         """
         choice = self._choices.get(siblings)
         if choice is None:
             choice = self._choices[siblings] = _Choice(self._tree, siblings)
-        return choice.cheapest(promised, self.overhead_ms())
+        return choice.cheapest(promised, self.overhead_ms()) + once_ms
 
     def of_group(self, count: int, largest: int) -> Floats:
         """``[nodes, 1]`` promised ms of every node for a group in chunks of at most ``largest``."""
         chunks, rest = divmod(count, largest)
         parts = [(size, times) for size, times in ((largest, chunks), (rest, 1)) if size * times]
         sizes, times = zip(*parts, strict=True)
-        each = self.promised(sizes, self.slowdown, entry_ms=0.0)
+        each = self.promised(sizes, self.slowdown)
         total: Floats = each @ np.array(times, np.float64)
         return total[:, None]
 

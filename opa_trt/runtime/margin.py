@@ -46,24 +46,29 @@ class Margin:
         while self._scores and group - self._scores[0][0] >= WINDOW:
             self._forget()
 
-    def promised(self, expected: Floats, entry_ms: float, spread: Floats) -> Floats:
-        """The ms that ``QUANTILE`` of runs stay below.
-
-        That is the ``FEW``-th largest of ``WINDOW`` scores. While some of them are missing, the
-        largest known ones say how far beyond them the quantile lies (``_reached``), and the
-        profile's ``spread`` stands beside them.
+    def promised(self, expected: Floats, spread: Floats) -> Floats:
+        """The ms that ``QUANTILE`` of runs stay below, but for the entry's share of the margin.
 
         Args:
             expected: ``[nodes, B]`` ms.
-            entry_ms: what the group's entry was expected to take.
-            spread: ``[nodes, 1]`` a high quantile over the median of each profile.
+            spread: ``[nodes, 1]`` a high quantile over the median of each profile, which stands
+                beside the scores while some are missing.
         """
-        missing = WINDOW - len(self._scores)
-        whole = expected + entry_ms
-        if not missing:
-            return expected + self._largest(FEW) * whole
-        score = max(self._largest(FEW), self._reached())
-        return np.maximum(expected * spread, expected + score * whole)
+        promised: Floats = expected * (1 + self.score())
+        return np.maximum(expected * spread, promised) if self._missing else promised
+
+    def score(self) -> float:
+        """What ``QUANTILE`` of groups stay below, in relation to the whole group.
+
+        That is the ``FEW``-th largest of ``WINDOW`` scores. While some of them are missing, the
+        largest known ones say how far beyond them the quantile lies (``_reached``).
+        """
+        known = self._largest(FEW)
+        return max(known, self._reached()) if self._missing else known
+
+    @property
+    def _missing(self) -> bool:
+        return len(self._scores) < WINDOW
 
     def _reached(self) -> float:
         """Where the quantile lies if the tail of the scores falls exponentially.

@@ -104,6 +104,13 @@ def test_a_ways_latency_is_that_of_its_nodes_and_the_overhead_of_each() -> None:
     np.testing.assert_allclose(found[:, 0], [1.2, 1.7, 2.45, 3.7])
 
 
+def test_what_no_node_takes_is_charged_once_however_long_the_way() -> None:
+    view = view_of("first")
+    ways = Ways.below(TREE, "first")
+    more = ways.latency_ms(replace(view, once_ms=0.7)) - ways.latency_ms(view)
+    np.testing.assert_allclose(more, 0.7)
+
+
 def test_the_cheapest_way_through_a_successor_is_what_the_view_says() -> None:
     view = view_of("first")
     found = Ways.below(TREE, "first").latency_ms(view)
