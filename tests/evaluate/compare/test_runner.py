@@ -11,6 +11,7 @@ import pytest
 from opa_trt.evaluate.compare import Comparison, Settings
 from opa_trt.evaluate.compare.arms import ARMS
 from opa_trt.evaluate.compare.cells import CONTENT, FRONTIER, SIZE, STREAM, TRIAL
+from opa_trt.evaluate.compare.deadlines import FRONTIER as FRACTIONS
 from opa_trt.progress import Progress
 from opa_trt.runtime import Session
 
@@ -70,7 +71,7 @@ def test_each_load_has_the_stream_under_every_deadline(
         assert [cell.judged for cell in cells] == [False, False, True, True, True]
         assert all(cell.groups == settings.groups for cell in cells)
     assert [cell.size for cell in compared.findings.of(SIZE)] == [1, 4]
-    assert len(compared.findings.of(FRONTIER)) == 8
+    assert len(compared.findings.of(FRONTIER)) == len(FRACTIONS)
     assert not compared.findings.of(CONTENT)
 
 
@@ -110,7 +111,7 @@ def test_loads_are_started_for_trials_and_for_every_deadline(
     stage: Any, data: Any, little: Settings
 ) -> None:
     stage.compare(data, replace(little, loads=(2, 0), groups=2, warm_up=0))
-    extra = 8 + 2 * len(little.group_sizes)
+    extra = len(FRACTIONS) + 2 * len(little.group_sizes)
     assert stage.loads == [0] * (1 + 5 + extra) + [2] * (1 + 5)
 
 
