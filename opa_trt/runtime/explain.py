@@ -115,8 +115,7 @@ def _entrance(entered: Entered) -> list[str]:
     for name, ms, accuracy in zip(
         entered.entries, entered.promised_ms, entered.accuracy, strict=True
     ):
-        right = "" if math.isnan(accuracy) else f"{accuracy:.1%}"
-        rows.append((name, f"<= {ms:.2f} ms", right))
+        rows.append((name, _promise(ms), _share(accuracy)))
         late = "" if ms <= entered.left_ms else "does not fit"
         marks.append("<- chosen" if name == entered.node else late)
     lead = f"  enters at {entered.node}, {entered.left_ms:.2f} ms left: {entered.reason}"
@@ -136,7 +135,7 @@ def _decision(step: Step, decision: Decision) -> list[str]:
         decision.successors, decision.predicted_ms, decision.predicted_accuracy, strict=True
     )
     for index, (name, ms, accuracy) in enumerate(routes):
-        rows.append(_row(name, f"<= {ms:.2f} ms", accuracy, decision, index))
+        rows.append(_row(name, _promise(ms), accuracy, decision, index))
     marks += [_mark(decision, index, ms) for index, ms in enumerate(decision.predicted_ms)]
     lead = f"    {decision.left_ms:.2f} ms left: {decision.reason}"
     return [lead, *(f"      {line}" for line in _table(rows, marks))]
@@ -145,9 +144,8 @@ def _decision(step: Step, decision: Decision) -> list[str]:
 def _row(
     name: str, ms: str, accuracy: float, decision: Decision, index: int
 ) -> tuple[str, str, str, str]:
-    right = "" if math.isnan(accuracy) else f"{accuracy:.1%}"
     count = _sent(decision, index)
-    return name, ms, right, str(count) if count else ""
+    return name, ms, _share(accuracy), str(count) if count else ""
 
 
 def _mark(decision: Decision, index: int, ms: float) -> str:
@@ -171,6 +169,14 @@ def _table(rows: Sequence[Sequence[str]], marks: Sequence[str]) -> list[str]:
 
 def _sent(decision: Decision, index: int) -> int:
     return int((decision.choice == index).sum())
+
+
+def _promise(ms: float) -> str:
+    return f"<= {ms:.2f} ms"
+
+
+def _share(accuracy: float) -> str:
+    return "" if math.isnan(accuracy) else f"{accuracy:.1%}"
 
 
 def _images(count: int) -> str:
