@@ -16,6 +16,7 @@ from opa_trt.policies.base import (
     Policy,
     PolicyBase,
     PolicyFactory,
+    Promise,
     View,
     unreadable,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "PolicyBase",
     "PolicyFactory",
     "Predictor",
+    "Promise",
     "Rightness",
     "View",
     "make_policy",

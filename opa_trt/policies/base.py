@@ -18,6 +18,32 @@ Milliseconds = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Promise:
+    """From what a way is expected to take to what it is promised to take.
+
+    Interruptions add up as independent ones do, so what is promised beyond the expectation grows
+    with the square root of what the whole group takes.
+
+    Args:
+        score: ms beyond the expectation, over the root of the whole group's ms.
+        before_ms: of the whole group, what was expected of nodes that ran already.
+        spread: the least promise over the expectation.
+    """
+
+    score: float = 0.0
+    before_ms: float = 0.0
+    spread: float = 1.0
+
+    def ms(self, expected: Milliseconds) -> Milliseconds:
+        """What is promised where so much is expected of a way's nodes, in any shape."""
+        whole = np.sqrt(expected + self.before_ms)
+        whole *= self.score
+        whole += expected
+        found: Milliseconds = np.maximum(whole, expected * self.spread)
+        return found
+
+
+@dataclass(frozen=True)
 class View:
     """What a policy sees after a node ran.
 
@@ -31,9 +57,9 @@ class View:
         slowdown: the present estimate (1 is as profiled).
         split_ms: what it costs beyond that to send on a part of the images only.
         overhead_ms: what of ``latency_ms`` the runtime itself takes, for each node of a way.
-        each_ms: ``[nodes, B]`` promised latency of every node by itself, in the tree's order;
-            None where nobody asked for it.
-        once_ms: what of ``latency_ms`` belongs to no node: any way takes it once.
+        each_ms: ``[nodes, B]`` latency to be expected of every node by itself, in the tree's
+            order; None where nobody asked for it.
+        promise: from what a way's nodes are expected to take to what it is promised to.
     """
 
     node: str
@@ -45,7 +71,7 @@ class View:
     split_ms: float = 0.0
     overhead_ms: float = 0.0
     each_ms: Milliseconds | None = None
-    once_ms: float = 0.0
+    promise: Promise = Promise()
 
     @property
     def pending(self) -> int:
@@ -79,8 +105,9 @@ class Arrival:
         entries: names of the nodes of its system where they may enter.
         group_ms: ``[E]`` promised latency of the whole group by the cheapest way to logits
             through each entry, in as many chunks as it takes.
-        each_ms: promised latency of every node by itself, for the whole group.
+        each_ms: latency to be expected of every node by itself, for the whole group.
         slowdown: as last known.
+        promises: by entry, from what a way is expected to take to what it is promised to.
         ahead: what comes after each entry that has successors; told where the policy may also
             enter beside its own system.
     """
@@ -90,6 +117,7 @@ class Arrival:
     group_ms: Milliseconds
     each_ms: Mapping[str, float]
     slowdown: float = 1.0
+    promises: Mapping[str, Promise] = field(default_factory=dict)
     ahead: Mapping[str, Ahead] = field(default_factory=dict)
 
 
@@ -206,11 +234,14 @@ class Policy(Protocol):
         name: as users write it.
         system: whose nodes it sends images through.
         beside: systems at whose entries it may let a group enter, too, where the bundle has them.
+        explores: whether ``enter`` may be asked again with hopes instead of promises, so that what
+            has not run for long is tried now and then; its answer depends on the arrival alone.
     """
 
     name: str
     system: str
     beside: tuple[str, ...]
+    explores: bool
 
     def start(self) -> Any:
         """The state before the first group."""
@@ -233,6 +264,7 @@ class PolicyBase:
 
     system = OPA
     beside: tuple[str, ...] = ()
+    explores = False
 
     def start(self) -> Any:
         """Nothing is remembered."""

@@ -96,13 +96,14 @@ class ChainPolicy(PolicyBase):
     def _expected_ms(self, view: View, reach: Counts) -> Milliseconds:
         """``[V]`` promised ms of all exits after the first, ``reach [V, E]`` images at each."""
         assert view.each_ms is not None
-        total = np.zeros(len(reach))
-        overhead = _overhead_ms(view, self._rows[1])
+        engines, own = np.zeros(len(reach)), np.zeros(len(reach))
         for place, row in enumerate(self._rows[1:], 1):
             there, before = reach[:, place], reach[:, place - 1]
-            ms = view.each_ms[row][view.columns(there)] + overhead
-            total += np.where(there > 0, ms + view.split_ms * (there < before), 0.0)
-        return total + np.where(reach[:, 1] > 0, view.once_ms, 0.0)
+            engines += np.where(there > 0, view.each_ms[row][view.columns(there)], 0.0)
+            switch = view.overhead_ms + view.split_ms * (there < before)
+            own += np.where(there > 0, switch, 0.0)
+        promised: Milliseconds = np.where(reach[:, 1] > 0, view.promise.ms(engines) + own, 0.0)
+        return promised
 
     def _next_ms(self, view: View, sent: Counts) -> Milliseconds:
         """Promised ms of the next exit for as many of the pending images."""
@@ -132,9 +133,3 @@ def _known(chains: Any, system: str, exits: int) -> Chain:
         message = f"the profile has no thresholds for the {exits} exits of {system}."
         raise ConfigError(message, remedy="build the bundle again.")
     return Chain(chain.thresholds[:, : exits - 1], chain.reach[:, :exits], chain.accuracy)
-
-
-def _overhead_ms(view: View, row: int) -> float:
-    """What the runtime itself takes for a step: the view's way to the next exit has it."""
-    assert view.each_ms is not None
-    return max(0.0, float(view.latency_ms[0, -1] - view.once_ms - view.each_ms[row, -1]))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from opa_trt.policies.base import Arrival, EntryChoice
+import numpy as np
+
+from opa_trt.policies.base import Arrival, EntryChoice, Promise
 from opa_trt.tree import OPA, Tree
 
 
@@ -47,7 +49,10 @@ class Entrance:
         for entry, cheapest in zip(arrival.entries, arrival.group_ms.tolist(), strict=True):
             if entry not in self._ways:
                 continue
-            ms = [sum(arrival.each_ms[name] for name in way[-1]) for way in self._ways[entry]]
+            nodes = [way[-1] for way in self._ways[entry]]
+            expected = [sum(arrival.each_ms[name] for name in each) for each in nodes]
+            promise = arrival.promises.get(entry, Promise())
+            ms = promise.ms(np.array(expected)).tolist()
             overhead = cheapest - min(ms)  # of the runtime itself: it is the same for every way
             found += [
                 (accuracy if worth is None else worth(nodes[-1]), side, -(own + overhead), entry)

@@ -31,6 +31,7 @@ class OpaPolicy(PolicyBase):
     """
 
     name = "opa"
+    explores = True
 
     def __init__(self, tree: Tree, knowledge: Knowledge, **options: object) -> None:
         if options:

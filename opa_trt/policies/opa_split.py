@@ -71,6 +71,7 @@ class OpaSplitPolicy(PolicyBase):
 
     name = "opa_split"
     beside: tuple[str, ...] = (WHOLE,)
+    explores = True
 
     def __init__(self, tree: Tree, knowledge: Knowledge, **options: object) -> None:
         if options:

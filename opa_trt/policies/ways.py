@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opa_trt.errors import ConfigError
-from opa_trt.policies.base import STOP, Milliseconds, View
+from opa_trt.policies.base import STOP, Milliseconds, Promise, View
 from opa_trt.tree import Route, Tree
 
 
@@ -28,9 +28,11 @@ class Paths:
             self._passes[place, [rows[name] for name in route.nodes]] = 1
         self._steps = self._passes.sum(axis=1, keepdims=True)
 
-    def ms(self, each_ms: Milliseconds, overhead_ms: float) -> Milliseconds:
-        """``[routes, B]`` of ``[nodes, B]``, and what the runtime itself takes for each node."""
-        found: Milliseconds = self._passes @ each_ms + self._steps * overhead_ms
+    def ms(self, each_ms: Milliseconds, overhead_ms: float, promise: Promise) -> Milliseconds:
+        """``[routes, B]`` promised of what ``[nodes, B]`` is expected of nodes, and what the
+        runtime itself takes for each of them."""
+        found: Milliseconds = promise.ms(self._passes @ each_ms)
+        found += self._steps * overhead_ms
         return found
 
 
@@ -86,7 +88,7 @@ class Ways:
         if view.each_ms is None:
             message = f"the ways on from {self.node} need every node's latency."
             raise ConfigError(message, expected="a view that has each_ms.")
-        return self.paths.ms(view.each_ms, view.overhead_ms) + view.once_ms
+        return self.paths.ms(view.each_ms, view.overhead_ms, view.promise)
 
     def by_successor(self, values: Sequence[float]) -> tuple[float, ...]:
         """Of values of the ways the largest through each successor."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
-from opa_trt.policies import Ahead, Arrival, Budget, EntryChoice
+import numpy as np
+
+from opa_trt.policies import Ahead, Arrival, Budget, EntryChoice, Promise
 from opa_trt.runtime.group import Machinery
+from opa_trt.runtime.latency import LatencyModel
 from opa_trt.runtime.result import Entered
 from opa_trt.tree import Node
 
@@ -36,24 +40,61 @@ def pick_entry(
 
 def _entered(machinery: Machinery, count: int, left_ms: float, largest: int) -> Entered:
     """``pick_entry`` where there are several, and so much time when it is done."""
-    policy, latency, entries = machinery.policy, machinery.latency, machinery.entries
-    names = tuple(entry.name for entry in entries)
-    each = latency.of_group(count, largest)
-    cheapest = latency.cheapest(names, each)[:, 0]
-    arrival = Arrival(
-        images=count,
-        entries=names,
-        group_ms=cheapest,
-        each_ms=dict(zip(machinery.tree.nodes, each[:, 0].tolist(), strict=True)),
-        slowdown=latency.slowdown,
-        ahead=_ahead(machinery, min(count, largest), left_ms * min(1, largest / count)),
-    )
+    policy = machinery.policy
+    arrival = _arrival(machinery, count, left_ms, largest)
     chosen, machinery.state = policy.enter(arrival, Budget(left_ms), machinery.state)
-    ms = dict(zip(names, cheapest.tolist(), strict=True))
+    ms = dict(zip(arrival.entries, arrival.group_ms.tolist(), strict=True))
     if chosen is None:
         chosen = _without_policy(machinery, ms, left_ms)
-    accuracy = tuple(chosen.accuracy.get(name, math.nan) for name in names)
-    return Entered(chosen.node, left_ms, chosen.reason, names, tuple(ms.values()), accuracy)
+    if policy.explores and machinery.tries.due:
+        chosen = _tried(machinery, chosen, count, left_ms, largest)
+    accuracy = tuple(chosen.accuracy.get(name, math.nan) for name in ms)
+    return Entered(chosen.node, left_ms, chosen.reason, tuple(ms), tuple(ms.values()), accuracy)
+
+
+def _tried(
+    machinery: Machinery, sure: EntryChoice, count: int, left_ms: float, largest: int
+) -> EntryChoice:
+    """An entry of which little is known, if the policy wants it should it be in time."""
+    latency, names = machinery.latency, [entry.name for entry in machinery.entries]
+    unknown = {name for name in names if not latency.known(name)}
+    hoped = _arrival(machinery, count, left_ms, largest, unknown)
+    chosen, _ = machinery.policy.enter(hoped, Budget(left_ms), machinery.state)
+    trying = chosen is not None and chosen.node != sure.node and chosen.node in unknown
+    machinery.tries.asked(trying=trying)
+    if chosen is None or not trying:
+        return sure
+    reason = f"little is known of it, and it may well be in time; else {sure.node}"
+    return replace(chosen, reason=reason)
+
+
+def _arrival(
+    machinery: Machinery,
+    count: int,
+    left_ms: float,
+    largest: int,
+    hoped: Collection[str] = (),
+) -> Arrival:
+    """What a policy sees of a group; through some entries nothing is promised beyond what is
+    expected."""
+    latency = machinery.latency
+    names = tuple(entry.name for entry in machinery.entries)
+    every = latency.of_group(count, largest)
+    promises = {name: _promise(latency, name, name in hoped) for name in names}
+    cheapest = [latency.cheapest((name,), every, promises[name])[0, 0] for name in names]
+    return Arrival(
+        images=count,
+        entries=names,
+        group_ms=np.array(cheapest),
+        each_ms=dict(zip(machinery.tree.nodes, every[:, 0].tolist(), strict=True)),
+        promises=promises,
+        slowdown=latency.slowdown,
+        ahead=_ahead(machinery, min(count, largest), left_ms * min(1, largest / count), hoped),
+    )
+
+
+def _promise(latency: LatencyModel, entry: str, hoped: bool, before_ms: float = 0.0) -> Promise:
+    return Promise() if hoped else latency.promise_through(entry, before_ms)
 
 
 def _without_policy(machinery: Machinery, ms: Mapping[str, float], left_ms: float) -> EntryChoice:
@@ -65,17 +106,20 @@ def _without_policy(machinery: Machinery, ms: Mapping[str, float], left_ms: floa
     return EntryChoice(best.name, f"it reaches furthest of {len(fitting)} that fit")
 
 
-def _ahead(machinery: Machinery, count: int, left_ms: float) -> dict[str, Ahead]:
+def _ahead(
+    machinery: Machinery, count: int, left_ms: float, hoped: Collection[str]
+) -> dict[str, Ahead]:
     """What comes after each entry for a chunk of ``count`` images with so much time."""
     if not machinery.policy.beside:
         return {}
     latency = machinery.latency
     batches, slowdown = machinery.batches(count), latency.slowdown
-    promised = latency.promised(batches, slowdown)
+    every = latency.every(batches, slowdown)
     found = {}
     for entry in machinery.entries:
         if entry.successors:
-            before = latency.profiled(entry.name, count)
-            view = machinery.view(entry, batches, promised, slowdown, entry_ms=before)
-            found[entry.name] = Ahead(view, left_ms - latency.expected(entry.name, count))
+            before = latency.expected(entry.name, count)
+            promise = _promise(latency, entry.name, entry.name in hoped, before)
+            view = machinery.view(entry, batches, every, promise, slowdown)
+            found[entry.name] = Ahead(view, left_ms - before)
     return found

@@ -16,11 +16,12 @@ from opa_trt.backends import Engine
 from opa_trt.clock import Clock
 from opa_trt.device import Device
 from opa_trt.errors import ConfigError
-from opa_trt.policies import STOP, Budget, Decision, Policy, View, unreadable
+from opa_trt.policies import STOP, Budget, Decision, Policy, Promise, View, unreadable
 from opa_trt.runtime.buffers import Buffer, Lease
 from opa_trt.runtime.latency import LatencyModel
 from opa_trt.runtime.listener import Listener
 from opa_trt.runtime.result import Step
+from opa_trt.runtime.tries import Tries
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
 
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -49,6 +50,7 @@ class Machinery:
     clock: Clock
     buckets: tuple[int, ...]
     listener: Listener = field(default_factory=Listener)
+    tries: Tries = field(default_factory=Tries)
     _batches: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,34 +74,33 @@ class Machinery:
         self,
         node: Node,
         batches: tuple[int, ...],
-        promised: Floats,
+        every: Floats,
+        promise: Promise,
         slowdown: float,
         logits: Logits = None,
-        entry_ms: float | None = None,
     ) -> View:
         """What a policy sees after ``node``.
 
         Args:
             node: that ran.
             batches: as ``batches`` gave them.
-            promised: of every node at these.
+            every: ms to expect of every node at these.
+            promise: of what comes after the node.
             slowdown: as believed.
             logits: of the images that are pending, if the node gives some.
-            entry_ms: profiled, of the group's entry; the latest group's by default.
         """
         latency = self.latency
-        once = latency.once_ms(slowdown, entry_ms)
         return View(
             node=node.name,
             logits=logits,
             successors=node.successors,
             batches=batches,
-            latency_ms=latency.cheapest(node.successors, promised, once),
+            latency_ms=latency.cheapest(node.successors, every, promise),
             slowdown=slowdown,
             split_ms=latency.split_ms(),
             overhead_ms=latency.overhead_ms(),
-            each_ms=promised,
-            once_ms=once,
+            each_ms=every,
+            promise=promise,
         )
 
     def batches(self, count: int) -> tuple[int, ...]:
@@ -246,8 +247,9 @@ class Group:
     ) -> Decision:
         machinery = self.machinery
         batches, latency = machinery.batches(seen.images), machinery.latency
-        promised = latency.promised((*batches[:-1], seen.rows), slowdown)
-        view = machinery.view(node, batches, promised, slowdown, logits)
+        every = latency.every((*batches[:-1], seen.rows), slowdown)
+        promise = latency.promise(slowdown)
+        view = machinery.view(node, batches, every, promise, slowdown, logits)
         if logits is not None and not math.isfinite(logits.sum(dtype=np.float64)):
             return unreadable(view, left_ms)
         decision, machinery.state = machinery.policy.step(view, Budget(left_ms), machinery.state)

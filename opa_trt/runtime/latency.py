@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from opa_trt.policies import Promise
 from opa_trt.policies.ways import Paths
 from opa_trt.runtime.margin import Margins
 from opa_trt.store import LatencyProfile
@@ -16,6 +17,7 @@ from opa_trt.tree import Tree
 
 READING_WEIGHT = 0.3  # of this group's pioneer against the filtered slowdown: one reading is noise
 FORGET = 0.15  # weight of the newest group in the filtered values
+CONTRAST = 0.3  # of what an entry shows against another one, that ran just before
 SUDDEN = math.log(1.25)  # a reading so many times slower than believed is more than noise
 STEEPEST = math.log(4)
 LOADED = 0.7  # weight of what a reading has between the two
@@ -32,9 +34,10 @@ class LatencyModel:
     """(node, batch, recent evidence of slowdown) to ms.
 
     A node's profiled median is scaled by the slowdown (this group's entry reading blended with
-    the filtered one, in logarithms) and by the node's own recent residual. What the runtime itself
-    takes is added. A margin is conformal on the group's total, from a decision to the answer
-    (``runtime/margin.py``); the profile's own p99 over p50 stands in for what was not seen yet.
+    the filtered one, in logarithms) and by the node's own recent residual. An entry's residual is
+    learned where another one ran just before, when the machine was the same. What the runtime
+    itself takes is added. A margin is conformal on the group's total, from a decision to the answer
+    (``runtime/margin.py``); the profiles' p99 over p50 stands in for what was not seen yet.
 
     Args:
         tree: the nodes.
@@ -48,7 +51,7 @@ class LatencyModel:
         self._median = np.array(
             [[profiles[name].at(max(1, n)) for n in sizes] for name in tree.nodes]
         )
-        self._spread = np.array([[_spread(profiles[name])] for name in tree.nodes])
+        self._spread = float(np.median([_spread(profiles[name]) for name in tree.nodes]))
         self._tree = tree
         self._choices: dict[tuple[str, ...], _Choice] = {}
         self._columns: dict[tuple[int, ...], Floats] = {}
@@ -56,7 +59,8 @@ class LatencyModel:
         self._log_residual = np.zeros(len(self._index))
         self._ages = np.ones(len(self._index))  # how much of each the next group keeps
         self._margins = Margins()
-        self._entry_ms = 0.0  # profiled, of the latest group's entry
+        self._entry_ms = 0.0  # of the latest group's entry, to be expected without a slowdown
+        self._entered: int | None = None  # its row
         self._group = 0
         self._doubted = False  # whether the latest time to an answer was absurd
         self._overheads: dict[bool, deque[float]] = {
@@ -99,44 +103,51 @@ class LatencyModel:
         row = self._index[node]
         return float(self._median[row, batch] * scale * math.exp(self._log_residual[row]))
 
-    def promised(self, batches: tuple[int, ...], slowdown: float) -> Floats:
-        """``[nodes, len(batches)]`` ms that every node's engine is promised to take, in the
-        tree's order, at a slowdown to believe in."""
+    def every(self, batches: tuple[int, ...], slowdown: float) -> Floats:
+        """``[nodes, len(batches)]`` ms to expect of every node's engine, in the tree's order, at a
+        slowdown to believe in."""
         medians = self._columns.get(batches)
         if medians is None:
             medians = self._columns[batches] = self._median[:, list(batches)]
         scale = np.exp(self._log_residual)
         scale *= slowdown
         expected: Floats = medians * scale[:, None]
-        return self._margins.at(slowdown).promised(expected, self._spread)
+        return expected
 
-    def once_ms(self, slowdown: float, entry_ms: float | None = None) -> float:
-        """What any way after an entry is promised to take beyond its nodes: the entry's share of
-        the margin.
+    def promise(self, slowdown: float) -> Promise:
+        """Of the rest of the latest group, at a slowdown to believe in."""
+        assert self._entered is not None, "no group has entered"
+        return self._promise(self._entered, slowdown, self._entry_ms * slowdown)
 
-        Args:
-            slowdown: to believe in.
-            entry_ms: profiled, of the entry; the latest group's by default.
-        """
-        before = self._entry_ms if entry_ms is None else entry_ms
-        return self._margins.at(slowdown).score() * before * slowdown
+    def promise_through(self, entry: str, before_ms: float = 0.0) -> Promise:
+        """Of a group that is to enter somewhere, of which so much will have passed then."""
+        return self._promise(self._index[entry], self.slowdown, before_ms)
 
-    def cheapest(self, siblings: tuple[str, ...], promised: Floats, once_ms: float = 0.0) -> Floats:
+    def known(self, entry: str) -> bool:
+        """Whether enough groups entered there lately, when the machine was as it is."""
+        return self._margins.known(self._index[entry], self.slowdown)
+
+    def _promise(self, row: int, slowdown: float, before_ms: float) -> Promise:
+        missing = self._margins.at(row, slowdown).missing
+        score = self._margins.score(row, slowdown)
+        return Promise(score, before_ms, self._spread if missing else 1.0)
+
+    def cheapest(self, siblings: tuple[str, ...], every: Floats, promise: Promise) -> Floats:
         """Promised ms of the cheapest way to logits through each sibling, overhead included.
 
-        ``[len(siblings), len(batches)]``, of what ``promised`` and ``once_ms`` gave.
+        ``[len(siblings), B]``, of what ``every`` gave.
         """
         choice = self._choices.get(siblings)
         if choice is None:
             choice = self._choices[siblings] = _Choice(self._tree, siblings)
-        return choice.cheapest(promised, self.overhead_ms()) + once_ms
+        return choice.cheapest(every, self.overhead_ms(), promise)
 
     def of_group(self, count: int, largest: int) -> Floats:
-        """``[nodes, 1]`` promised ms of every node for a group in chunks of at most ``largest``."""
+        """``[nodes, 1]`` ms to expect of every node for a group, in chunks of up to ``largest``."""
         chunks, rest = divmod(count, largest)
         parts = [(size, times) for size, times in ((largest, chunks), (rest, 1)) if size * times]
         sizes, times = zip(*parts, strict=True)
-        each = self.promised(sizes, self.slowdown)
+        each = self.every(sizes, self.slowdown)
         total: Floats = each @ np.array(times, np.float64)
         return total[:, None]
 
@@ -146,24 +157,31 @@ class LatencyModel:
         Noise does not reach beyond ``SUDDEN``: a reading that is slower still is a load that began,
         and counts for more; beyond ``STEEPEST`` it is the clock's.
         """
-        self._entry_ms = self.profiled(node, batch)
-        ratio = _log_ratio(measured_ms, self._entry_ms)
-        step = ratio - self._log_slowdown
+        self._entry_ms = self.expected(node, batch, 1.0)
+        step = _log_ratio(measured_ms, self._entry_ms) - self._log_slowdown
         loaded = max(0.0, min(step, STEEPEST) - SUDDEN)
         blended = READING_WEIGHT * step + (LOADED - READING_WEIGHT) * loaded
         return math.exp(self._log_slowdown + blended)
 
     def observe_entry(self, node: str, batch: int, measured_ms: float) -> None:
-        """A group has entered: let its reading move the filtered slowdown, and residuals age."""
+        """A group has entered: let its reading move the filtered slowdown, and residuals age.
+
+        What an entry shows while it runs again and again is the machine's slowdown. What it shows
+        right after another one tells them apart, too.
+        """
         self._group += 1
         self._margins.age(self._group)
         if not self._margins:  # nothing was sent on for so long: its cost is to be learned anew
             for known in self._overheads.values():
                 known.clear()
+        surprise = _log_ratio(measured_ms, self.expected(node, batch))
         self._log_residual *= self._ages
         self._ages.fill(KEPT)
-        ratio = _log_ratio(measured_ms, self.profiled(node, batch))
-        self._log_slowdown += FORGET * (ratio - self._log_slowdown)
+        self._log_slowdown += FORGET * surprise
+        row = self._index[node]
+        if self._entered not in (None, row):
+            self._log_residual[row] += CONTRAST * surprise
+        self._entered = row
 
     def observe(self, node: str, expected_ms: float, measured_ms: float) -> None:
         """Let a later node's residual move its correction."""
@@ -182,8 +200,7 @@ class LatencyModel:
         """
         whole = expected_ms + self.overhead_ms()
         if abs(_log_ratio(measured_ms, whole)) < ABSURD:
-            score = (measured_ms - whole) / max(expected_ms, TINY)
-            self._margins.at(self.slowdown).observe(self._group, score)
+            self._score(measured_ms - whole, expected_ms, self.slowdown)
 
     def observe_rest(
         self,
@@ -209,9 +226,14 @@ class LatencyModel:
         if self._doubted or not absurd:  # two in a row are no clock that was set
             self._overheads[split].append(max(0.0, own_ms))
             whole = expected_ms + self._entry_ms * slowdown
-            score = (measured_ms - expected_ms) / max(whole, TINY)
-            self._margins.at(slowdown).observe(self._group, score)
+            self._score(measured_ms - expected_ms, whole, slowdown)
         self._doubted = absurd
+
+    def _score(self, late_ms: float, whole_ms: float, slowdown: float) -> None:
+        """Of the latest group, which took so much longer than expected."""
+        if self._entered is not None:
+            margin = self._margins.at(self._entered, slowdown)
+            margin.observe(self._group, late_ms / math.sqrt(max(whole_ms, TINY)))
 
 
 class _Choice:
@@ -227,11 +249,13 @@ class _Choice:
             index = {name: row for row, name in enumerate(tree.nodes)}
             self._nodes = np.array([index[name] for name in siblings], dtype=np.intp)
 
-    def cheapest(self, every: Floats, overhead_ms: float) -> Floats:
-        """``[siblings, batches]`` from ``[nodes, batches]``, and the overhead for each node."""
+    def cheapest(self, every: Floats, overhead_ms: float, promise: Promise) -> Floats:
+        """``[siblings, batches]`` promised of what ``[nodes, batches]`` is expected, and the
+        overhead for each node."""
         if self._nodes is not None:
-            return every[self._nodes] + overhead_ms
-        ways = self._paths.ms(every, overhead_ms)
+            alone: Floats = promise.ms(every[self._nodes]) + overhead_ms
+            return alone
+        ways = self._paths.ms(every, overhead_ms, promise)
         cheapest: Floats = np.minimum.reduceat(ways, self._first, axis=0)
         return cheapest
 

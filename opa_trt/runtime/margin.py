@@ -5,26 +5,23 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-
-import numpy as np
-import numpy.typing as npt
+from statistics import median
 
 WINDOW = 400  # scores that a margin is taken from, and groups after which one is forgotten
 QUANTILE = 0.995  # of the rest of a group: entries and the start of a load cost deadlines, too
 FEW = WINDOW - math.ceil(QUANTILE * (WINDOW + 1)) + 1  # the quantile's place among the largest
 PEAKS = 0.1  # of the known scores, that tell how the tail falls
 LEAST_PEAKS = 5
+KNOWN = 8  # scores of an entry by which its own margin is known
 REGIME = math.log(1.5)  # a slowdown so many times larger is another regime
-
-Floats = npt.NDArray[np.float64]
 
 
 class Margin:
     """The margin on the time from a decision to the answer, in one regime.
 
-    A score is how far that time was beyond its expectation, in relation to what the whole group was
-    expected to take, its entry included: a moment's interruption of a short tail would otherwise
-    be taken for a slow machine, and charged to long tails many times over.
+    A score is how far that time was beyond its expectation, over the square root of what the whole
+    group was expected to take, its entry included (``Promise``): a moment's interruption of a short
+    tail would otherwise be taken for a slow machine, and charged to long tails many times over.
     """
 
     def __init__(self) -> None:
@@ -33,6 +30,11 @@ class Margin:
 
     def __len__(self) -> int:
         return len(self._scores)
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is room for more."""
+        return len(self._scores) < WINDOW
 
     def observe(self, group: int, score: float) -> None:
         """Let what a group took count."""
@@ -46,29 +48,14 @@ class Margin:
         while self._scores and group - self._scores[0][0] >= WINDOW:
             self._forget()
 
-    def promised(self, expected: Floats, spread: Floats) -> Floats:
-        """The ms that ``QUANTILE`` of runs stay below, but for the entry's share of the margin.
-
-        Args:
-            expected: ``[nodes, B]`` ms.
-            spread: ``[nodes, 1]`` a high quantile over the median of each profile, which stands
-                beside the scores while some are missing.
-        """
-        promised: Floats = expected * (1 + self.score())
-        return np.maximum(expected * spread, promised) if self._missing else promised
-
     def score(self) -> float:
-        """What ``QUANTILE`` of groups stay below, in relation to the whole group.
+        """What ``QUANTILE`` of groups stay below.
 
         That is the ``FEW``-th largest of ``WINDOW`` scores. While some of them are missing, the
         largest known ones say how far beyond them the quantile lies (``_reached``).
         """
         known = self._largest(FEW)
-        return max(known, self._reached()) if self._missing else known
-
-    @property
-    def _missing(self) -> bool:
-        return len(self._scores) < WINDOW
+        return max(known, self._reached()) if self.missing else known
 
     def _reached(self) -> float:
         """Where the quantile lies if the tail of the scores falls exponentially.
@@ -97,23 +84,40 @@ class Margin:
 
 
 class Margins:
-    """A margin for each regime of slowdown: what a busy machine did says little of a calm one."""
+    """A margin for each entry in each regime of slowdown.
+
+    What a busy machine did says little of a calm one, and how steady one entry is says little of
+    another. One of which little is known is thought as steady as the others mostly are.
+    """
 
     def __init__(self) -> None:
-        self._regimes: dict[int, Margin] = {}
+        self._regimes: dict[int, dict[int, Margin]] = {}
 
-    def at(self, slowdown: float) -> Margin:
-        """The margin of the regime that a slowdown (1 is as profiled) lies in."""
-        regime = max(0, round(math.log(slowdown) / REGIME))
-        found = self._regimes.get(regime)
-        if found is None:
-            found = self._regimes[regime] = Margin()
-        return found
+    def at(self, entry: int, slowdown: float) -> Margin:
+        """An entry's margin in the regime that a slowdown (1 is as profiled) lies in."""
+        return self._regime(slowdown).setdefault(entry, Margin())
+
+    def score(self, entry: int, slowdown: float) -> float:
+        """What ``QUANTILE`` of groups stay below that enter there."""
+        own = self.at(entry, slowdown)
+        if len(own) >= KNOWN:
+            return own.score()
+        others = self._regime(slowdown).values()
+        known = [other.score() for other in others if len(other) >= KNOWN]
+        return max(own.score(), median(known) if known else 0.0)
+
+    def known(self, entry: int, slowdown: float) -> bool:
+        """Whether enough groups entered there lately."""
+        return len(self.at(entry, slowdown)) >= KNOWN
 
     def age(self, group: int) -> None:
-        """Forget what is long ago, in all regimes."""
-        for margin in self._regimes.values():
-            margin.age(group)
+        """Forget what is long ago, everywhere."""
+        for regime in self._regimes.values():
+            for margin in regime.values():
+                margin.age(group)
 
     def __len__(self) -> int:
-        return sum(map(len, self._regimes.values()))
+        return sum(len(margin) for each in self._regimes.values() for margin in each.values())
+
+    def _regime(self, slowdown: float) -> dict[int, Margin]:
+        return self._regimes.setdefault(max(0, round(math.log(slowdown) / REGIME)), {})

@@ -342,6 +342,8 @@ class Session:
             for first in range(0, count, chunk):
                 group.run_chunk(entry, first, chunk)
         measured = group.elapsed_ms()
+        kept = measured <= deadline and not group.fallback
+        self._machinery.tries.ended(kept=kept)
         outcome = Outcome(count, entry.name, measured, deadline)
         machinery = self._machinery
         machinery.state = machinery.policy.learn(outcome, machinery.state)

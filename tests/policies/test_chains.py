@@ -62,7 +62,9 @@ def view_of(
         each[[*tree.nodes].index(name)] = [full * batch / count for batch in batches]
     (follower,) = tree[node].successors
     latency = each[[*tree.nodes].index(follower)][None] + overhead
-    return View(node, logits, (follower,), batches, latency, each_ms=each, **more)
+    return View(
+        node, logits, (follower,), batches, latency, overhead_ms=overhead, each_ms=each, **more
+    )
 
 
 def step(policy: Policy, view: View, left_ms: float, state: Any = None) -> tuple[Decision, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from opa_trt.errors import ConfigError
 from opa_trt.evaluate.oracles import Layout, OraclePolicy, RandomPolicy
-from opa_trt.policies import STOP, Budget, Knowledge, Predictor, View, make_policy
+from opa_trt.policies import STOP, Budget, Knowledge, Predictor, Promise, View, make_policy
 from opa_trt.policies.evidence import width
 from opa_trt.policies.knowledge import Estimator, Rightness
 from opa_trt.policies.ways import Ways, every_way
@@ -104,11 +104,21 @@ def test_a_ways_latency_is_that_of_its_nodes_and_the_overhead_of_each() -> None:
     np.testing.assert_allclose(found[:, 0], [1.2, 1.7, 2.45, 3.7])
 
 
-def test_what_no_node_takes_is_charged_once_however_long_the_way() -> None:
+def test_a_promise_is_made_of_the_whole_way() -> None:
+    """And of what ran before it: interruptions of its parts do not all come together."""
     view = view_of("first")
     ways = Ways.below(TREE, "first")
-    more = ways.latency_ms(replace(view, once_ms=0.7)) - ways.latency_ms(view)
-    np.testing.assert_allclose(more, 0.7)
+    promise = Promise(score=0.7, before_ms=1.5)
+    engines = ways.latency_ms(replace(view, overhead_ms=0.0))
+    more = ways.latency_ms(replace(view, promise=promise)) - ways.latency_ms(view)
+    np.testing.assert_allclose(more, 0.7 * np.sqrt(engines + 1.5))
+
+
+def test_a_promise_is_never_below_the_least() -> None:
+    expected = np.array([1.0, 4.0, 100.0])
+    np.testing.assert_allclose(Promise(spread=1.2).ms(expected), 1.2 * expected)
+    found = Promise(score=1.0, spread=1.2).ms(expected)
+    np.testing.assert_allclose(found, [2.0, 6.0, 120.0])
 
 
 def test_the_cheapest_way_through_a_successor_is_what_the_view_says() -> None:

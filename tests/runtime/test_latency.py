@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opa_trt.policies import Promise
 from opa_trt.runtime.latency import LatencyModel
-from opa_trt.runtime.margin import FEW, QUANTILE, WINDOW
+from opa_trt.runtime.margin import FEW, KNOWN, QUANTILE, WINDOW
 from opa_trt.store import LatencyProfile
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
 
@@ -38,7 +39,9 @@ def make(spread: float = 1.0) -> LatencyModel:
         )
         for name, ms in BASE.items()
     }
-    return LatencyModel(TREE, profiles, 8)
+    model = LatencyModel(TREE, profiles, 8)
+    model.observe_entry("pioneer", 8, model.profiled("pioneer", 8))
+    return model
 
 
 def promise(
@@ -46,7 +49,7 @@ def promise(
 ) -> Any:
     """``[len(names), len(batches)]`` ms."""
     rows = [list(BASE).index(name) for name in names]
-    return model.promised(tuple(batches), slowdown)[rows]
+    return model.promise(slowdown).ms(model.every(tuple(batches), slowdown))[rows]
 
 
 def score(model: LatencyModel, *ratios: float) -> None:
@@ -177,7 +180,7 @@ def test_promises_rise_with_the_slowdown(scores: list[float], first: float, seco
 def test_what_a_busy_machine_did_says_nothing_of_a_calm_one() -> None:
     model = make(1.3)
     for _ in range(FEW):
-        model.observe_rest(8.0, 40.0, 0.0, split=False, slowdown=2.0)
+        model.observe_rest(16.0, 80.0, 0.0, split=False, slowdown=2.0)
     calm, busy = (promise(model, ("large",), (8,), s)[0, 0] / (8 * s) for s in (1.0, 2.0))
     assert calm == pytest.approx(1.3)
     assert busy == pytest.approx(5.0)
@@ -204,7 +207,7 @@ def test_the_margin_is_conformal(seed: int) -> None:
     model, rng = make(), np.random.default_rng(seed)
     scores = np.exp(rng.normal(scale=0.3, size=WINDOW))
     score(model, *scores)
-    margin = model.promised((8,), 1.0)[LARGE, 0] / 8.0
+    margin = promise(model, ("large",), (8,), 1.0)[0, 0] / 8.0
     assert (scores <= margin * (1 + 1e-9)).sum() == math.ceil(QUANTILE * (WINDOW + 1))
 
 
@@ -243,13 +246,12 @@ def test_an_interruption_counts_in_relation_to_the_whole_group() -> None:
     model.read("pioneer", 8, entry)
     for extra in [0.01] * (WINDOW - FEW) + [3.0] * FEW:
         model.observe_rest(1.0, 1.0 + extra, 0.0, split=False)
-    once = model.once_ms(1.0)
-    promised = model.cheapest(("small", "large"), model.promised((8,), 1.0), once)[:, 0]
-    score = 3.0 / (1.0 + entry)
-    assert once == pytest.approx(score * entry)
+    every = model.every((8,), 1.0)
+    promised = model.cheapest(("small", "large"), every, model.promise(1.0))[:, 0]
+    score = 3.0 / math.sqrt(1.0 + entry)
     for found, node in zip(promised, ("small", "large"), strict=True):
         own = model.profiled(node, 8)
-        assert found == pytest.approx(own + score * (own + entry))
+        assert found == pytest.approx(own + score * math.sqrt(own + entry))
 
 
 def test_one_slow_decision_does_not_speak_for_its_kind() -> None:
@@ -280,8 +282,7 @@ def test_the_runtimes_own_time_is_part_of_every_promise() -> None:
     model = make()
     for _ in range(WINDOW):
         model.observe_rest(8.0, 9.0, 1.0, split=False)
-    promised = model.promised((8,), 1.0)
-    cheapest = model.cheapest(("small", "large"), promised)
+    cheapest = model.cheapest(("small", "large"), model.every((8,), 1.0), model.promise(1.0))
     np.testing.assert_allclose(cheapest[:, 0], [3.0, 9.0], rtol=0.02)
 
 
@@ -290,4 +291,82 @@ def test_a_group_above_the_largest_batch_is_promised_in_chunks() -> None:
     np.testing.assert_allclose(model.of_group(8, 8)[:, 0], [1, 2, 8])
     np.testing.assert_allclose(model.of_group(17, 8)[:, 0], [2.5, 5, 20])
     np.testing.assert_allclose(model.of_group(1, 8)[:, 0], [0.5, 1, 4])
-    np.testing.assert_allclose(model.cheapest(("pioneer",), model.of_group(17, 8)), [[2.5]])
+    cheapest = model.cheapest(("pioneer",), model.of_group(17, 8), Promise())
+    np.testing.assert_allclose(cheapest, [[2.5]])
+
+
+# --- several entries ----------------------------------------------------------------------------
+
+COMPLETE = ("short", "middle", "long")
+THREE = Tree(tuple(Node(name, name, IMAGES, (LOGITS,)) for name in COMPLETE))
+PROFILED = dict(zip(COMPLETE, (2.0, 4.0, 8.0), strict=True))
+
+
+def of_three() -> LatencyModel:
+    profiles = {n: LatencyProfile((8,), ((ms, ms, ms),), (7,)) for n, ms in PROFILED.items()}
+    return LatencyModel(THREE, profiles, 8)
+
+
+def entered(model: LatencyModel, name: str, ms: float, late_ms: float = 0.0) -> None:
+    """A group that this entry answered in so much time, of which some was not expected."""
+    model.read(name, 8, ms)
+    model.observe_entry(name, 8, ms)
+    model.observe_alone(PROFILED[name], PROFILED[name] + late_ms)
+
+
+def test_entries_in_turns_are_told_apart() -> None:
+    """One is as slow as its profile, one twice as slow."""
+    model = of_three()
+    for _ in range(200):
+        entered(model, "short", 2.0)
+        entered(model, "long", 16.0)
+    assert model.expected("short", 8) == pytest.approx(2.0, rel=0.15)
+    assert model.expected("long", 8) == pytest.approx(16.0, rel=0.15)
+
+
+def test_what_runs_again_and_again_shows_the_machine() -> None:
+    model = of_three()
+    for _ in range(200):
+        entered(model, "short", 4.0)
+    assert model.slowdown == pytest.approx(2.0, rel=1e-3)
+    assert model.expected("long", 8) == pytest.approx(16.0, rel=1e-3)
+
+
+def test_what_an_entry_showed_is_forgotten_while_it_does_not_run() -> None:
+    model = of_three()
+    for _ in range(50):
+        entered(model, "short", 2.0)
+        entered(model, "long", 16.0)
+    for _ in range(1000):
+        entered(model, "short", 2.0)
+    assert model.expected("long", 8) == pytest.approx(8.0, rel=0.01)
+
+
+def test_every_entry_has_a_margin_of_its_own() -> None:
+    model = of_three()
+    for _ in range(WINDOW):
+        entered(model, "short", 2.0, late_ms=1.0)
+        entered(model, "long", 8.0, late_ms=0.2)
+    scores = [model.promise_through(name).score for name in COMPLETE]
+    assert scores[0] == pytest.approx(1.0 / math.sqrt(2))
+    assert scores[2] == pytest.approx(0.2 / math.sqrt(8))
+
+
+def test_one_of_which_little_is_known_is_thought_as_steady_as_the_others_mostly_are() -> None:
+    model = of_three()
+    for _ in range(KNOWN):
+        entered(model, "short", 2.0, late_ms=1.0)
+        entered(model, "long", 8.0, late_ms=0.2)
+    scores = [model.promise_through(name).score for name in COMPLETE]
+    assert scores[1] == pytest.approx((scores[0] + scores[2]) / 2)
+    assert [model.known(name) for name in COMPLETE] == [True, False, True]
+
+
+def test_what_is_known_of_an_entry_is_forgotten() -> None:
+    model = of_three()
+    for _ in range(KNOWN):
+        entered(model, "short", 2.0)
+    assert model.known("short")
+    for _ in range(WINDOW):
+        entered(model, "long", 8.0)
+    assert not model.known("short")

@@ -24,6 +24,7 @@ class Watched:
         name: of the inner policy.
         system: of the inner policy.
         beside: of the inner policy.
+        explores: of the inner policy.
         decision_ms: of all calls since ``reset``.
         decisions: steps since ``reset``.
     """
@@ -32,6 +33,7 @@ class Watched:
         self.inner: Any = inner
         self.clock = clock
         self.name, self.system, self.beside = inner.name, inner.system, inner.beside
+        self.explores = inner.explores
         self.decision_ms, self.decisions = 0.0, 0
 
     def reset(self) -> None:
