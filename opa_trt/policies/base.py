@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ STOP = -1
 Milliseconds = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Promise:
     """From what a way is expected to take to what it is promised to take.
 
@@ -25,14 +25,15 @@ class Promise:
     with the square root of what the whole group takes.
 
     Args:
-        score: ms beyond the expectation, over the root of the whole group's ms.
+        score: ms beyond the expectation, over the root of the whole group's ms. It may, as the
+            others may, be a column ``[W, 1]`` with a row for each of several ways.
         before_ms: of the whole group, what was expected of nodes that ran already.
         spread: the least promise over the expectation.
     """
 
-    score: float = 0.0
+    score: float | Milliseconds = 0.0
     before_ms: float = 0.0
-    spread: float = 1.0
+    spread: float | Milliseconds = 1.0
 
     def ms(self, expected: Milliseconds) -> Milliseconds:
         """What is promised where so much is expected of a way's nodes, in any shape."""
@@ -41,6 +42,15 @@ class Promise:
         whole += expected
         found: Milliseconds = np.maximum(whole, expected * self.spread)
         return found
+
+    @classmethod
+    def of_ways(cls, promises: Sequence[Promise], counts: Sequence[int]) -> Promise:
+        """Of so many ways each, one below the other, before which nothing ran."""
+        scores, spreads = (
+            np.repeat([getattr(promise, name) for promise in promises], counts)[:, None]
+            for name in ("score", "spread")
+        )
+        return cls(scores, 0.0, spreads)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,8 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from opa_trt.policies import Ahead, Arrival, Budget, EntryChoice, Promise
 from opa_trt.runtime.group import Machinery
-from opa_trt.runtime.latency import LatencyModel
 from opa_trt.runtime.result import Entered
 from opa_trt.tree import Node
 
@@ -80,21 +77,20 @@ def _arrival(
     latency = machinery.latency
     names = tuple(entry.name for entry in machinery.entries)
     every = latency.of_group(count, largest)
-    promises = {name: _promise(latency, name, name in hoped) for name in names}
-    cheapest = [latency.cheapest((name,), every, promises[name])[0, 0] for name in names]
+    promises = [
+        Promise() if name in hoped else promise
+        for name, promise in zip(names, latency.promises(names), strict=True)
+    ]
+    known = dict(zip(names, promises, strict=True))
     return Arrival(
         images=count,
         entries=names,
-        group_ms=np.array(cheapest),
+        group_ms=latency.cheapest(names, every, promises)[:, 0],
         each_ms=dict(zip(machinery.tree.nodes, every[:, 0].tolist(), strict=True)),
-        promises=promises,
         slowdown=latency.slowdown,
-        ahead=_ahead(machinery, min(count, largest), left_ms * min(1, largest / count), hoped),
+        promises=known,
+        ahead=_ahead(machinery, min(count, largest), left_ms * min(1, largest / count), known),
     )
-
-
-def _promise(latency: LatencyModel, entry: str, hoped: bool, before_ms: float = 0.0) -> Promise:
-    return Promise() if hoped else latency.promise_through(entry, before_ms)
 
 
 def _without_policy(machinery: Machinery, ms: Mapping[str, float], left_ms: float) -> EntryChoice:
@@ -107,7 +103,7 @@ def _without_policy(machinery: Machinery, ms: Mapping[str, float], left_ms: floa
 
 
 def _ahead(
-    machinery: Machinery, count: int, left_ms: float, hoped: Collection[str]
+    machinery: Machinery, count: int, left_ms: float, promises: Mapping[str, Promise]
 ) -> dict[str, Ahead]:
     """What comes after each entry for a chunk of ``count`` images with so much time."""
     if not machinery.policy.beside:
@@ -119,7 +115,7 @@ def _ahead(
     for entry in machinery.entries:
         if entry.successors:
             before = latency.expected(entry.name, count)
-            promise = _promise(latency, entry.name, entry.name in hoped, before)
+            promise = replace(promises[entry.name], before_ms=before)
             view = machinery.view(entry, batches, every, promise, slowdown)
             found[entry.name] = Ahead(view, left_ms - before)
     return found

@@ -117,25 +117,38 @@ class LatencyModel:
     def promise(self, slowdown: float) -> Promise:
         """Of the rest of the latest group, at a slowdown to believe in."""
         assert self._entered is not None, "no group has entered"
-        return self._promise(self._entered, slowdown, self._entry_ms * slowdown)
+        score = self._margins.score(self._entered, slowdown)
+        least = self._least(self._entered, slowdown)
+        return Promise(score, self._entry_ms * slowdown, least)
 
-    def promise_through(self, entry: str, before_ms: float = 0.0) -> Promise:
-        """Of a group that is to enter somewhere, of which so much will have passed then."""
-        return self._promise(self._index[entry], self.slowdown, before_ms)
+    def promises(self, entries: Sequence[str]) -> list[Promise]:
+        """Of a group that is to enter through each of these."""
+        rows = [self._index[name] for name in entries]
+        scores = self._margins.scores(rows, self.slowdown)
+        return [
+            Promise(score, 0.0, self._least(row, self.slowdown))
+            for row, score in zip(rows, scores, strict=True)
+        ]
 
     def known(self, entry: str) -> bool:
         """Whether enough groups entered there lately, when the machine was as it is."""
         return self._margins.known(self._index[entry], self.slowdown)
 
-    def _promise(self, row: int, slowdown: float, before_ms: float) -> Promise:
-        missing = self._margins.at(row, slowdown).missing
-        score = self._margins.score(row, slowdown)
-        return Promise(score, before_ms, self._spread if missing else 1.0)
+    def _least(self, row: int, slowdown: float) -> float:
+        """The least promise over the expectation, for a group that enters there."""
+        return self._spread if self._margins.at(row, slowdown).missing else 1.0
 
-    def cheapest(self, siblings: tuple[str, ...], every: Floats, promise: Promise) -> Floats:
+    def cheapest(
+        self, siblings: tuple[str, ...], every: Floats, promise: Promise | Sequence[Promise]
+    ) -> Floats:
         """Promised ms of the cheapest way to logits through each sibling, overhead included.
 
         ``[len(siblings), B]``, of what ``every`` gave.
+
+        Args:
+            siblings: nodes.
+            every: ``[nodes, B]`` ms to expect of every node.
+            promise: of all of them, or of each.
         """
         choice = self._choices.get(siblings)
         if choice is None:
@@ -244,14 +257,19 @@ class _Choice:
         counts = [len(routes) for routes in ways]
         self._paths = Paths(tree, [route for routes in ways for route in routes])
         self._first = np.cumsum([0, *counts[:-1]])  # of each sibling's ways
+        self._counts = counts
         self._nodes = None  # the siblings themselves, where they are all the ways there are
         if all(len(routes) == len(routes[0].nodes) == 1 for routes in ways):
             index = {name: row for row, name in enumerate(tree.nodes)}
             self._nodes = np.array([index[name] for name in siblings], dtype=np.intp)
 
-    def cheapest(self, every: Floats, overhead_ms: float, promise: Promise) -> Floats:
+    def cheapest(
+        self, every: Floats, overhead_ms: float, promise: Promise | Sequence[Promise]
+    ) -> Floats:
         """``[siblings, batches]`` promised of what ``[nodes, batches]`` is expected, and the
         overhead for each node."""
+        if not isinstance(promise, Promise):
+            promise = Promise.of_ways(promise, self._counts)
         if self._nodes is not None:
             alone: Floats = promise.ms(every[self._nodes]) + overhead_ms
             return alone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Sequence
 from statistics import median
 
 WINDOW = 400  # scores that a margin is taken from, and groups after which one is forgotten
@@ -27,6 +28,7 @@ class Margin:
     def __init__(self) -> None:
         self._scores: deque[tuple[int, float]] = deque()  # with the group
         self._ascending: list[float] = []  # the same
+        self._score: float | None = 0.0  # if it is known
 
     def __len__(self) -> int:
         return len(self._scores)
@@ -40,6 +42,7 @@ class Margin:
         """Let what a group took count."""
         if len(self._scores) == WINDOW:
             self._forget()
+        self._score = None
         self._scores.append((group, score))
         insort(self._ascending, score)
 
@@ -54,8 +57,10 @@ class Margin:
         That is the ``FEW``-th largest of ``WINDOW`` scores. While some of them are missing, the
         largest known ones say how far beyond them the quantile lies (``_reached``).
         """
-        known = self._largest(FEW)
-        return max(known, self._reached()) if self.missing else known
+        if self._score is None:
+            known = self._largest(FEW)
+            self._score = max(known, self._reached()) if self.missing else known
+        return self._score
 
     def _reached(self) -> float:
         """Where the quantile lies if the tail of the scores falls exponentially.
@@ -79,6 +84,7 @@ class Margin:
 
     def _forget(self) -> None:
         """Let the oldest score go."""
+        self._score = None
         _, score = self._scores.popleft()
         del self._ascending[bisect_left(self._ascending, score)]
 
@@ -99,12 +105,17 @@ class Margins:
 
     def score(self, entry: int, slowdown: float) -> float:
         """What ``QUANTILE`` of groups stay below that enter there."""
-        own = self.at(entry, slowdown)
-        if len(own) >= KNOWN:
-            return own.score()
-        others = self._regime(slowdown).values()
-        known = [other.score() for other in others if len(other) >= KNOWN]
-        return max(own.score(), median(known) if known else 0.0)
+        return self.scores((entry,), slowdown)[0]
+
+    def scores(self, entries: Sequence[int], slowdown: float) -> list[float]:
+        """The same of several."""
+        regime = self._regime(slowdown)
+        known = {entry: each.score() for entry, each in regime.items() if len(each) >= KNOWN}
+        usual = median(known.values()) if known else 0.0
+        return [
+            known[entry] if entry in known else max(self.at(entry, slowdown).score(), usual)
+            for entry in entries
+        ]
 
     def known(self, entry: int, slowdown: float) -> bool:
         """Whether enough groups entered there lately."""

@@ -347,7 +347,7 @@ def test_every_entry_has_a_margin_of_its_own() -> None:
     for _ in range(WINDOW):
         entered(model, "short", 2.0, late_ms=1.0)
         entered(model, "long", 8.0, late_ms=0.2)
-    scores = [model.promise_through(name).score for name in COMPLETE]
+    scores = [promise.score for promise in model.promises(COMPLETE)]
     assert scores[0] == pytest.approx(1.0 / math.sqrt(2))
     assert scores[2] == pytest.approx(0.2 / math.sqrt(8))
 
@@ -357,7 +357,7 @@ def test_one_of_which_little_is_known_is_thought_as_steady_as_the_others_mostly_
     for _ in range(KNOWN):
         entered(model, "short", 2.0, late_ms=1.0)
         entered(model, "long", 8.0, late_ms=0.2)
-    scores = [model.promise_through(name).score for name in COMPLETE]
+    scores = [promise.score for promise in model.promises(COMPLETE)]
     assert scores[1] == pytest.approx((scores[0] + scores[2]) / 2)
     assert [model.known(name) for name in COMPLETE] == [True, False, True]
 
