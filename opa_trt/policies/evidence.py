@@ -15,7 +15,7 @@ READINGS = (
 SUREST = 16.0  # log-odds beyond which an image is not told from a surer one
 MOST_NAMED = 32  # classes up to which the answer itself is evidence
 _LEAST = np.exp(np.float32(-SUREST))
-_FAR = np.float32(-1e30)  # a logit that counts for nothing
+SAFE = 60.0  # largest logits within which their exponentials are neither too large nor too small
 
 
 def width(classes: int) -> int:
@@ -28,21 +28,24 @@ def evidence(logits: Floats) -> Floats:
 
     ``[N, C] float32`` logits (finite) to ``[N, F] float32``, F as ``width`` says: the readings
     first, then one column for each of at most ``MOST_NAMED`` classes, 1 for the largest logit.
-    Log-odds and margin together say how many rivals the largest has. Nothing is sorted: the
-    exponential is most of the time that it takes.
+    Log-odds and margin together say how many rivals the largest has. Nothing is sorted, and only
+    logits that are far from 0 are shifted: the exponential is most of the time that it takes.
     """
     count, classes = logits.shape
     answer = logits.argmax(axis=1)
     largest = np.arange(0, logits.size, classes) + answer  # places of one index are found faster
-    below = logits - logits.ravel()[largest][:, None]
-    below.ravel()[largest] = _FAR
-    second = below.max(axis=1)
-    np.exp(below, out=below)
-    rest = below @ np.ones(classes, dtype=np.float32)
+    top = logits.ravel()[largest]
+    if np.abs(top).max(initial=0) < SAFE:
+        powers, scale = np.exp(logits), np.exp(-top)
+    else:
+        powers, scale = np.exp(logits - top[:, None]), np.ones_like(top)
+    powers.ravel()[largest] = 0
+    rest = powers @ np.ones(classes, dtype=np.float32) * scale
+    second = powers.max(axis=1) * scale
     log_odds = np.minimum(-np.log(np.maximum(rest, _LEAST)), SUREST)
     found = np.zeros((count, width(classes)), dtype=np.float32)
     found[:, 0] = log_odds
-    found[:, 1] = np.minimum(-second, SUREST)
+    found[:, 1] = np.minimum(-np.log(np.maximum(second, _LEAST)), SUREST)
     found[:, 2] = 1 / (1 + rest)
     found[:, 3] = log_odds * log_odds / SUREST
     if classes <= MOST_NAMED:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from opa_trt.policies import Promise
 from opa_trt.policies.ways import Paths
-from opa_trt.runtime.margin import Margins
+from opa_trt.runtime.margin import Margins, Regime
 from opa_trt.store import LatencyProfile
 from opa_trt.tree import Tree
 
@@ -117,26 +117,23 @@ class LatencyModel:
     def promise(self, slowdown: float) -> Promise:
         """Of the rest of the latest group, at a slowdown to believe in."""
         assert self._entered is not None, "no group has entered"
-        score = self._margins.score(self._entered, slowdown)
-        least = self._least(self._entered, slowdown)
-        return Promise(score, self._entry_ms * slowdown, least)
+        regime = self._margins.at(slowdown)
+        before = self._entry_ms * slowdown
+        return Promise(regime.score(self._entered), before, self._least(regime))
 
     def promises(self, entries: Sequence[str]) -> list[Promise]:
         """Of a group that is to enter through each of these."""
-        rows = [self._index[name] for name in entries]
-        scores = self._margins.scores(rows, self.slowdown)
-        return [
-            Promise(score, 0.0, self._least(row, self.slowdown))
-            for row, score in zip(rows, scores, strict=True)
-        ]
+        regime = self._margins.at(self.slowdown)
+        least = self._least(regime)
+        return [Promise(regime.score(self._index[name]), 0.0, least) for name in entries]
 
     def known(self, entry: str) -> bool:
         """Whether enough groups entered there lately, when the machine was as it is."""
-        return self._margins.known(self._index[entry], self.slowdown)
+        return self._margins.at(self.slowdown).known(self._index[entry])
 
-    def _least(self, row: int, slowdown: float) -> float:
-        """The least promise over the expectation, for a group that enters there."""
-        return self._spread if self._margins.at(row, slowdown).missing else 1.0
+    def _least(self, regime: Regime) -> float:
+        """The least promise over the expectation."""
+        return self._spread if regime.every.missing else 1.0
 
     def cheapest(
         self, siblings: tuple[str, ...], every: Floats, promise: Promise | Sequence[Promise]
@@ -243,10 +240,10 @@ class LatencyModel:
         self._doubted = absurd
 
     def _score(self, late_ms: float, whole_ms: float, slowdown: float) -> None:
-        """Of the latest group, which took so much longer than expected."""
-        if self._entered is not None:
-            margin = self._margins.at(self._entered, slowdown)
-            margin.observe(self._group, late_ms / math.sqrt(max(whole_ms, TINY)))
+        """Of the latest group, which took so much longer than expected; clocks may jump."""
+        if self._entered is not None and math.isfinite(late_ms):
+            score = late_ms / math.sqrt(max(whole_ms, TINY))
+            self._margins.at(slowdown).observe(self._entered, self._group, score)
 
 
 class _Choice:

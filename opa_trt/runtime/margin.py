@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
-from statistics import median
 
 WINDOW = 400  # scores that a margin is taken from, and groups after which one is forgotten
 QUANTILE = 0.995  # of the rest of a group: entries and the start of a load cost deadlines, too
 FEW = WINDOW - math.ceil(QUANTILE * (WINDOW + 1)) + 1  # the quantile's place among the largest
 PEAKS = 0.1  # of the known scores, that tell how the tail falls
 LEAST_PEAKS = 5
-KNOWN = 8  # scores of an entry by which its own margin is known
+HIGH = 0.9  # the quantile of scores by which entries are compared
+STILL = 1e-3  # its least value
+SHARED = 10  # scores of an entry that count as much as those of all
+MOST = 4.0  # times that an entry is thought more restless than all
+KNOWN = 8  # of an entry, after which it needs not be tried
 REGIME = math.log(1.5)  # a slowdown so many times larger is another regime
 
 
@@ -62,12 +64,19 @@ class Margin:
             self._score = max(known, self._reached()) if self.missing else known
         return self._score
 
+    def high(self) -> float:
+        """What most scores stay below."""
+        if not self._ascending:
+            return STILL
+        return max(STILL, self._ascending[int(HIGH * len(self._ascending))])
+
     def _reached(self) -> float:
         """Where the quantile lies if the tail of the scores falls exponentially.
 
         Its rate is that of the scores above a threshold (peaks over threshold), by their median,
         which one interruption does not move. Of few scores no higher quantile is asked than the
-        largest of them would be: caution that sends nothing on would learn nothing.
+        largest of them would be, nor more than that: caution that sends nothing on would learn
+        nothing.
         """
         count = len(self._ascending)
         peaks = max(LEAST_PEAKS, math.ceil(PEAKS * count))
@@ -76,7 +85,7 @@ class Margin:
         threshold = self._largest(peaks + 1)
         rise = self._largest((peaks + 1) // 2) - threshold  # half of the peaks are beyond
         beyond = max(1.0, peaks / max(1.0, (count + 1) * (1 - QUANTILE)))
-        return threshold + rise * math.log2(beyond)
+        return min(self._largest(1), threshold + rise * math.log2(beyond))
 
     def _largest(self, place: int) -> float:
         """The ``place``-th largest known score; 0 where there are fewer, or it is below."""
@@ -89,46 +98,58 @@ class Margin:
         del self._ascending[bisect_left(self._ascending, score)]
 
 
-class Margins:
-    """A margin for each entry in each regime of slowdown.
+class Regime:
+    """The margins of all entries while the machine is about as slow.
 
-    What a busy machine did says little of a calm one, and how steady one entry is says little of
-    another. One of which little is known is thought as steady as the others mostly are.
+    All groups together say how high the quantile lies, of which few entries have enough by
+    themselves; an entry's own groups say how many times more or less restless it is than all.
     """
 
     def __init__(self) -> None:
-        self._regimes: dict[int, dict[int, Margin]] = {}
+        self.every = Margin()
+        self._own: dict[int, Margin] = {}
 
-    def at(self, entry: int, slowdown: float) -> Margin:
-        """An entry's margin in the regime that a slowdown (1 is as profiled) lies in."""
-        return self._regime(slowdown).setdefault(entry, Margin())
+    def observe(self, entry: int, group: int, score: float) -> None:
+        """Let what a group took count that entered there."""
+        self.every.observe(group, score)
+        self._own.setdefault(entry, Margin()).observe(group, score)
 
-    def score(self, entry: int, slowdown: float) -> float:
+    def score(self, entry: int) -> float:
         """What ``QUANTILE`` of groups stay below that enter there."""
-        return self.scores((entry,), slowdown)[0]
+        own, high = self._own.get(entry), self.every.high()
+        if own is None:
+            return self.every.score()
+        shared = (len(own) * own.high() + SHARED * high) / (len(own) + SHARED)
+        return self.every.score() * min(MOST, shared / high)
 
-    def scores(self, entries: Sequence[int], slowdown: float) -> list[float]:
-        """The same of several."""
-        regime = self._regime(slowdown)
-        known = {entry: each.score() for entry, each in regime.items() if len(each) >= KNOWN}
-        usual = median(known.values()) if known else 0.0
-        return [
-            known[entry] if entry in known else max(self.at(entry, slowdown).score(), usual)
-            for entry in entries
-        ]
-
-    def known(self, entry: int, slowdown: float) -> bool:
+    def known(self, entry: int) -> bool:
         """Whether enough groups entered there lately."""
-        return len(self.at(entry, slowdown)) >= KNOWN
+        return len(self._own.get(entry, ())) >= KNOWN
 
     def age(self, group: int) -> None:
-        """Forget what is long ago, everywhere."""
+        """Forget what is long ago."""
+        for margin in (self.every, *self._own.values()):
+            margin.age(group)
+
+
+class Margins:
+    """A margin for each regime of slowdown: what a busy machine did says little of a calm one."""
+
+    def __init__(self) -> None:
+        self._regimes: dict[int, Regime] = {}
+
+    def at(self, slowdown: float) -> Regime:
+        """The regime that a slowdown (1 is as profiled) lies in."""
+        place = max(0, round(math.log(slowdown) / REGIME))
+        found = self._regimes.get(place)
+        if found is None:
+            found = self._regimes[place] = Regime()
+        return found
+
+    def age(self, group: int) -> None:
+        """Forget what is long ago, in all regimes."""
         for regime in self._regimes.values():
-            for margin in regime.values():
-                margin.age(group)
+            regime.age(group)
 
     def __len__(self) -> int:
-        return sum(len(margin) for each in self._regimes.values() for margin in each.values())
-
-    def _regime(self, slowdown: float) -> dict[int, Margin]:
-        return self._regimes.setdefault(max(0, round(math.log(slowdown) / REGIME)), {})
+        return sum(len(regime.every) for regime in self._regimes.values())
