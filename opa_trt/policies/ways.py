@@ -28,7 +28,9 @@ class Paths:
             self._passes[place, [rows[name] for name in route.nodes]] = 1
         self._steps = self._passes.sum(axis=1, keepdims=True)
 
-    def ms(self, each_ms: Milliseconds, overhead_ms: float, promise: Promise) -> Milliseconds:
+    def ms(
+        self, each_ms: Milliseconds, overhead_ms: float | Milliseconds, promise: Promise
+    ) -> Milliseconds:
         """``[routes, B]`` promised of what ``[nodes, B]`` is expected of nodes, and what the
         runtime itself takes for each of them."""
         found: Milliseconds = promise.ms(self._passes @ each_ms)

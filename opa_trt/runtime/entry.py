@@ -13,14 +13,14 @@ from opa_trt.tree import Node
 
 
 def pick_entry(
-    machinery: Machinery, count: int, deadline_ms: float, largest: int
+    machinery: Machinery, count: int, left_ms: float, largest: int
 ) -> tuple[Node, Entered | None]:
     """The policy's entry, or the largest whose cheapest way fits at the last slowdown.
 
     Args:
         machinery: whose policy is asked; its memory moves on.
         count: images of the group.
-        deadline_ms: as asked.
+        left_ms: of the deadline.
         largest: images a chunk.
 
     Returns:
@@ -30,7 +30,7 @@ def pick_entry(
     if len(entries) == 1:
         return entries[0], None
     begun = machinery.clock.now_ms()
-    entered = _entered(machinery, count, deadline_ms - latency.entering_ms(), largest)
+    entered = _entered(machinery, count, left_ms - latency.entering_ms(), largest)
     latency.observe_entering(machinery.clock.now_ms() - begun)
     return machinery.tree[entered.node], entered
 
@@ -85,7 +85,7 @@ def _arrival(
     return Arrival(
         images=count,
         entries=names,
-        group_ms=latency.cheapest(names, every, promises)[:, 0],
+        group_ms=latency.entering(names, every, promises)[:, 0],
         each_ms=dict(zip(machinery.tree.nodes, every[:, 0].tolist(), strict=True)),
         slowdown=latency.slowdown,
         promises=known,

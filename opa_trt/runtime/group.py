@@ -167,7 +167,8 @@ class Group:
         seen = Seen(count, expected, measured, slowdown, count)
         self._answer(entry, rows, logits, until, reading, seen)
         if entry.system != self.machinery.policy.system:
-            latency.observe_alone(expected, self.elapsed_ms() - begun)
+            took = self.elapsed_ms() - begun
+            latency.observe_alone(expected, took, took - measured)
 
     def _execute(self, node: Node, source: Tensor) -> tuple[Logits, float]:
         """Run a node on its rows: its logits on the host, if it has any, and ms until then.
@@ -230,12 +231,13 @@ class Group:
             self.fallback |= not decision.fits
             kept = logits if share is None or logits is None else logits[share]
             self._keep(node, _part(rows, share), kept)
-        if chosen[-1] != STOP and self.decisions == number:
-            took, ran = self.elapsed_ms() - begun, self.engine_ms - engines
+        took, ran = self.elapsed_ms() - begun, self.engine_ms - engines
+        latency = self.machinery.latency
+        if chosen[-1] == STOP:
+            latency.observe_stop(took)
+        elif self.decisions == number:
             split = len(chosen) > 1
-            self.machinery.latency.observe_rest(
-                expected, took, took - ran, split=split, slowdown=slowdown
-            )
+            latency.observe_rest(expected, took, took - ran, split=split, slowdown=slowdown)
 
     def _keep(self, node: Node, rows: Rows, logits: Logits) -> None:
         """These rows' answer is the node's."""

@@ -66,6 +66,8 @@ class LatencyModel:
         self._overheads: dict[bool, deque[float]] = {
             split: deque(maxlen=OVERHEADS) for split in (False, True)
         }
+        self._stops: deque[float] = deque(maxlen=OVERHEADS)
+        self._alone: deque[float] = deque(maxlen=OVERHEADS)
         self._entering: deque[float] = deque(maxlen=OVERHEADS)
 
     @property
@@ -77,8 +79,9 @@ class LatencyModel:
         """What the runtime itself takes to decide, to send on the whole group (or a part of it:
         rows are gathered, and two nodes answer), and to collect the answer."""
         known = [*self._overheads[split]]
-        if len(known) < ENOUGH:  # one that was interrupted would count for all
-            known += self._overheads[not split]
+        for others in (self._overheads[not split], self._stops):
+            if len(known) < ENOUGH:  # one that was interrupted would count for all
+                known += others
         return _middle(known)
 
     def entering_ms(self) -> float:
@@ -88,6 +91,17 @@ class LatencyModel:
     def observe_entering(self, measured_ms: float) -> None:
         """Let what it took count; clocks may jump."""
         self._entering.append(max(0.0, measured_ms))
+
+    def alone_ms(self) -> float:
+        """What the runtime itself takes where an entry answers and nothing is decided."""
+        known = [*self._alone]
+        return _middle(known) if len(known) >= ENOUGH else self.overhead_ms()
+
+    def observe_stop(self, own_ms: float) -> None:
+        """Let what the runtime itself took count, where no image was sent on: it is known then,
+        too, that deciding takes time; clocks may jump."""
+        if math.isfinite(own_ms):
+            self._stops.append(max(0.0, own_ms))
 
     def split_ms(self) -> float:
         """What a split takes beyond sending on the whole group."""
@@ -135,22 +149,28 @@ class LatencyModel:
         """The least promise over the expectation."""
         return self._spread if regime.every.missing else 1.0
 
-    def cheapest(
-        self, siblings: tuple[str, ...], every: Floats, promise: Promise | Sequence[Promise]
-    ) -> Floats:
+    def cheapest(self, siblings: tuple[str, ...], every: Floats, promise: Promise) -> Floats:
         """Promised ms of the cheapest way to logits through each sibling, overhead included.
 
         ``[len(siblings), B]``, of what ``every`` gave.
-
-        Args:
-            siblings: nodes.
-            every: ``[nodes, B]`` ms to expect of every node.
-            promise: of all of them, or of each.
         """
+        return self._choice(siblings).cheapest(every, self.overhead_ms(), promise)
+
+    def entering(
+        self, entries: tuple[str, ...], every: Floats, promises: Sequence[Promise]
+    ) -> Floats:
+        """The same of entries, each with a promise of its own, and with an overhead of their own
+        for those where nothing is decided any more."""
+        choice, decided, alone = self._choice(entries), self.overhead_ms(), self.alone_ms()
+        overheads = [decided if self._tree[name].successors else alone for name in entries]
+        promise = Promise.of_ways(promises, choice.counts)
+        return choice.cheapest(every, np.repeat(overheads, choice.counts)[:, None], promise)
+
+    def _choice(self, siblings: tuple[str, ...]) -> _Choice:
         choice = self._choices.get(siblings)
         if choice is None:
             choice = self._choices[siblings] = _Choice(self._tree, siblings)
-        return choice.cheapest(every, self.overhead_ms(), promise)
+        return choice
 
     def of_group(self, count: int, largest: int) -> Floats:
         """``[nodes, 1]`` ms to expect of every node for a group, in chunks of up to ``largest``."""
@@ -201,15 +221,17 @@ class LatencyModel:
             self._log_residual[row] += FORGET * ratio
             self._ages[row] = 1
 
-    def observe_alone(self, expected_ms: float, measured_ms: float) -> None:
+    def observe_alone(self, expected_ms: float, measured_ms: float, own_ms: float) -> None:
         """Let an answer without a decision after its entry move the margin.
 
         Args:
             expected_ms: of the engine.
             measured_ms: from the entry to the answer, what the runtime itself took included.
+            own_ms: of that, what the runtime itself took.
         """
-        whole = expected_ms + self.overhead_ms()
+        whole = expected_ms + self.alone_ms()
         if abs(_log_ratio(measured_ms, whole)) < ABSURD:
+            self._alone.append(max(0.0, own_ms))
             self._score(measured_ms - whole, expected_ms, self.slowdown)
 
     def observe_rest(
@@ -254,19 +276,15 @@ class _Choice:
         counts = [len(routes) for routes in ways]
         self._paths = Paths(tree, [route for routes in ways for route in routes])
         self._first = np.cumsum([0, *counts[:-1]])  # of each sibling's ways
-        self._counts = counts
+        self.counts = counts
         self._nodes = None  # the siblings themselves, where they are all the ways there are
         if all(len(routes) == len(routes[0].nodes) == 1 for routes in ways):
             index = {name: row for row, name in enumerate(tree.nodes)}
             self._nodes = np.array([index[name] for name in siblings], dtype=np.intp)
 
-    def cheapest(
-        self, every: Floats, overhead_ms: float, promise: Promise | Sequence[Promise]
-    ) -> Floats:
+    def cheapest(self, every: Floats, overhead_ms: float | Floats, promise: Promise) -> Floats:
         """``[siblings, batches]`` promised of what ``[nodes, batches]`` is expected, and the
-        overhead for each node."""
-        if not isinstance(promise, Promise):
-            promise = Promise.of_ways(promise, self._counts)
+        overhead for each node: of every way, or a column of each way's."""
         if self._nodes is not None:
             alone: Floats = promise.ms(every[self._nodes]) + overhead_ms
             return alone

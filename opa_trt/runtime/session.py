@@ -337,7 +337,8 @@ class Session:
         classes = self.manifest.classes
         self._machinery.listener.group += 1
         group = Group(self._machinery, pixels, len(classes), start, deadline)
-        entry, entered = pick_entry(self._machinery, count, deadline, chunk)
+        left = deadline - group.elapsed_ms()
+        entry, entered = pick_entry(self._machinery, count, left, chunk)
         with self._machinery.device.scope():
             for first in range(0, count, chunk):
                 group.run_chunk(entry, first, chunk)

@@ -171,6 +171,26 @@ def test_the_time_to_decide_where_to_enter_is_left_for_it(load: Load, every_mach
     assert (second.entered.left_ms, second.deadline_met) == (pytest.approx(2.1), True)
 
 
+def test_a_pioneer_whose_deciding_takes_too_long_is_left(load: Load, every_machine: Any) -> None:
+    """There is no time for a tail then, and that nothing is sent on takes time, too."""
+
+    class Slow(OpaSplitPolicy):
+        """Takes 1.5 ms to say that nothing fits."""
+
+        def step(self, *given: Any) -> Any:
+            every_machine.clock.advance(1.5)
+            return super().step(*given)
+
+    with load(ALIKE, whole1=2.1, whole2=9.0) as session:
+        session.use(Slow(session.tree, session._shared.knowledge))
+        found = [session.infer(IMAGES_IN, 2.2) for _ in range(40)]
+    entered_at = [result.steps[0].node for result in found]
+    assert entered_at[0] == "pioneer"
+    assert not found[0].deadline_met
+    assert set(entered_at[10:]) == {"whole1"}
+    assert all(result.deadline_met for result in found[10:])
+
+
 def test_typical_images_come_back_from_arrays(every_node: Any, chains: Any) -> None:
     knowledge = replace(known(every_node, chains), typical={"pioneer": apart()})
     again = Knowledge.from_arrays(knowledge.to_arrays(), knowledge.codes)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opa_trt.policies import Promise
-from opa_trt.runtime.latency import LatencyModel
+from opa_trt.runtime.latency import ENOUGH, LatencyModel
 from opa_trt.runtime.margin import FEW, KNOWN, QUANTILE, WINDOW
 from opa_trt.store import LatencyProfile
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
@@ -271,6 +271,17 @@ def test_the_overhead_is_the_median_of_what_the_runtime_took() -> None:
     assert model.split_ms() == 0.0
 
 
+def test_where_nothing_is_ever_sent_on_deciding_takes_time_nevertheless() -> None:
+    model = make()
+    for _ in range(20):
+        model.observe_stop(0.3)
+        model.observe_entry("pioneer", 8, 1.0)
+    assert model.overhead_ms() == model.overhead_ms(split=True) == pytest.approx(0.3)
+    for _ in range(ENOUGH):
+        model.observe_rest(8.0, 8.5, 0.5, split=False)
+    assert model.overhead_ms() == pytest.approx(0.5)
+
+
 def test_a_split_is_charged_what_it_took_beyond() -> None:
     model = make()
     for own, split in ((0.1, False), (0.4, True)) * 5:
@@ -311,7 +322,7 @@ def entered(model: LatencyModel, name: str, ms: float, late_ms: float = 0.0) -> 
     """A group that this entry answered in so much time, of which some was not expected."""
     model.read(name, 8, ms)
     model.observe_entry(name, 8, ms)
-    model.observe_alone(PROFILED[name], PROFILED[name] + late_ms)
+    model.observe_alone(PROFILED[name], PROFILED[name] + late_ms, 0.0)
 
 
 def test_entries_in_turns_are_told_apart() -> None:
