@@ -94,8 +94,7 @@ class LatencyModel:
 
     def alone_ms(self) -> float:
         """What the runtime itself takes where an entry answers and nothing is decided."""
-        known = [*self._alone]
-        return _middle(known) if len(known) >= ENOUGH else self.overhead_ms()
+        return _middle(self._alone)
 
     def observe_stop(self, own_ms: float) -> None:
         """Let what the runtime itself took count, where no image was sent on: it is known then,
