@@ -41,28 +41,29 @@ def _entered(machinery: Machinery, count: int, left_ms: float, largest: int) -> 
     arrival = _arrival(machinery, count, left_ms, largest)
     chosen, machinery.state = policy.enter(arrival, Budget(left_ms), machinery.state)
     ms = dict(zip(arrival.entries, arrival.group_ms.tolist(), strict=True))
-    if chosen is None:
-        chosen = _without_policy(machinery, ms, left_ms)
-    if policy.explores and machinery.tries.due:
-        chosen = _tried(machinery, chosen, count, left_ms, largest)
+    sure = chosen or _without_policy(machinery, ms, left_ms)
+    tried = None
+    if policy.explores and machinery.tries.under(left_ms).due:
+        free = chosen is None
+        tried = _tried(machinery, sure.node, count, left_ms, largest, free=free)
+    chosen = tried or sure
     accuracy = tuple(chosen.accuracy.get(name, math.nan) for name in ms)
     return Entered(chosen.node, left_ms, chosen.reason, tuple(ms), tuple(ms.values()), accuracy)
 
 
 def _tried(
-    machinery: Machinery, sure: EntryChoice, count: int, left_ms: float, largest: int
-) -> EntryChoice:
+    machinery: Machinery, sure: str, count: int, left_ms: float, largest: int, *, free: bool
+) -> EntryChoice | None:
     """An entry of which little is known, if the policy wants it should it be in time."""
     latency, names = machinery.latency, [entry.name for entry in machinery.entries]
     unknown = {name for name in names if not latency.known(name)}
     hoped = _arrival(machinery, count, left_ms, largest, unknown)
     chosen, _ = machinery.policy.enter(hoped, Budget(left_ms), machinery.state)
-    trying = chosen is not None and chosen.node != sure.node and chosen.node in unknown
-    machinery.tries.asked(trying=trying)
+    trying = chosen is not None and chosen.node != sure and chosen.node in unknown
+    machinery.tries.latest.asked(trying=trying, free=free)
     if chosen is None or not trying:
-        return sure
-    reason = f"little is known of it, and it may well be in time; else {sure.node}"
-    return replace(chosen, reason=reason)
+        return None
+    return replace(chosen, reason=f"little is known of it, and it may be in time; else {sure}")
 
 
 def _arrival(

@@ -21,7 +21,7 @@ from opa_trt.runtime.buffers import Buffer, Lease
 from opa_trt.runtime.latency import LatencyModel
 from opa_trt.runtime.listener import Listener
 from opa_trt.runtime.result import Step
-from opa_trt.runtime.tries import Tries
+from opa_trt.runtime.tries import TriesByDeadline
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
 
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -50,7 +50,7 @@ class Machinery:
     clock: Clock
     buckets: tuple[int, ...]
     listener: Listener = field(default_factory=Listener)
-    tries: Tries = field(default_factory=Tries)
+    tries: TriesByDeadline = field(default_factory=TriesByDeadline)
     _batches: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

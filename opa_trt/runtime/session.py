@@ -344,7 +344,7 @@ class Session:
                 group.run_chunk(entry, first, chunk)
         measured = group.elapsed_ms()
         kept = measured <= deadline and not group.fallback
-        self._machinery.tries.ended(kept=kept)
+        self._machinery.tries.latest.ended(kept=kept)
         outcome = Outcome(count, entry.name, measured, deadline)
         machinery = self._machinery
         machinery.state = machinery.policy.learn(outcome, machinery.state)

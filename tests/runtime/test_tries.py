@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opa_trt.runtime.tries import ASKED, FIRST, LATE, MISSED, SOON, Tries
+from opa_trt.runtime.tries import ASKED, FIRST, LATE, MISSED, SOON, Tries, TriesByDeadline
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, OPA, Node
 
 PIXELS = np.zeros((8, 3, 16, 16), dtype=np.uint8)
@@ -68,6 +68,24 @@ def test_one_that_was_not_kept_makes_the_next_wait() -> None:
         tried(tries, kept=kept)
         waits.append(until_due(tries))
     assert waits == [MISSED, LATE, LATE // 2, LATE // 4, LATE // 8, LATE]
+
+
+def test_one_that_cost_nothing_makes_none_wait() -> None:
+    tries = Tries()
+    until_due(tries)
+    tries.asked(trying=True, free=True)
+    tries.ended(kept=False)
+    assert until_due(tries) == FIRST
+
+
+def test_longer_deadlines_have_tries_of_their_own() -> None:
+    tries = TriesByDeadline()
+    short = tries.under(10.0)
+    assert tries.under(10.5) is short is tries.latest
+    assert tries.under(20.0) is not short
+    assert tries.latest is tries.under(20.0)
+    assert tries.under(np.inf) is tries.under(np.inf)
+    assert tries.under(-1.0) is tries.under(0.0)
 
 
 def test_where_nothing_is_worth_a_try_it_is_asked_again_soon() -> None:
