@@ -353,15 +353,21 @@ def test_what_an_entry_showed_is_forgotten_while_it_does_not_run() -> None:
     assert model.expected("long", 8) == pytest.approx(8.0, rel=0.01)
 
 
+def one_restless(turns: int) -> LatencyModel:
+    """After turns of two entries, of which the short one is the more restless."""
+    model = of_three()
+    for _ in range(turns):
+        entered(model, "short", 2.0, late_ms=1.0)
+        entered(model, "long", 8.0, late_ms=0.2)
+    return model
+
+
 def scores(model: LatencyModel) -> list[float]:
     return [float(promise.score) for promise in model.promises(COMPLETE)]
 
 
 def test_a_restless_entry_is_promised_with_more_margin() -> None:
-    model = of_three()
-    for _ in range(WINDOW):
-        entered(model, "short", 2.0, late_ms=1.0)
-        entered(model, "long", 8.0, late_ms=0.2)
+    model = one_restless(WINDOW)
     short, _, long = scores(model)
     assert short == pytest.approx(1.0 / math.sqrt(2), rel=0.05)
     assert long == pytest.approx(0.2 / math.sqrt(8), rel=0.5)
@@ -369,10 +375,7 @@ def test_a_restless_entry_is_promised_with_more_margin() -> None:
 
 
 def test_one_of_which_nothing_is_known_is_thought_as_restless_as_all() -> None:
-    model = of_three()
-    for _ in range(KNOWN):
-        entered(model, "short", 2.0, late_ms=1.0)
-        entered(model, "long", 8.0, late_ms=0.2)
+    model = one_restless(KNOWN)
     short, middle, long = scores(model)
     assert long < middle <= short
     assert [model.known(name) for name in COMPLETE] == [True, False, True]
