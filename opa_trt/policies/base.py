@@ -213,6 +213,12 @@ def all_to(
     )
 
 
+def nothing_fits(view: View, left_ms: float) -> Decision:
+    """Stopping for want of time: what the images look like is not even read."""
+    reason = f"nothing fits, so {view.node} answers"
+    return all_to(STOP, view, left_ms, fits=False, reason=reason)
+
+
 def unreadable(view: View, left_ms: float) -> Decision:
     """Stopping, where logits are not all finite: nothing can be read from them."""
     reason = f"the logits of {view.node} are not finite"

@@ -8,7 +8,16 @@ from collections.abc import Callable
 import numpy as np
 
 from opa_trt.errors import ConfigError
-from opa_trt.policies.base import Arrival, Budget, Decision, EntryChoice, PolicyBase, View, all_to
+from opa_trt.policies.base import (
+    Arrival,
+    Budget,
+    Decision,
+    EntryChoice,
+    PolicyBase,
+    View,
+    all_to,
+    nothing_fits,
+)
 from opa_trt.policies.entrance import Entrance
 from opa_trt.policies.evidence import Floats, ascending_powers
 from opa_trt.policies.knowledge import Estimator, Knowledge, share
@@ -60,6 +69,8 @@ class OpaPolicy(PolicyBase):
                 message = f"policy opa needs logits, which {view.node} does not give."
                 raise ConfigError(message, remedy="use another policy for this bundle.")
             return self._choose(view, budget, state), state
+        if self._ways[view.node].latency_ms(view)[:, -1].min() > budget.left_ms:
+            return nothing_fits(view, budget.left_ms), None
         decision = self.decide(view, budget, ascending_powers(view.logits))
         return decision, decision.estimated_accuracy
 
@@ -80,7 +91,7 @@ class OpaPolicy(PolicyBase):
         if best is not None:
             reason = f"{ways.ends[best]} is the best of {fitting} that fit"
         elif view.logits is not None:
-            reason = "nothing fits, so the pioneer answers"
+            reason = f"nothing fits, so {view.node} answers"
         else:
             best = latency.index(min(latency))
             reason = f"nothing fits, so {ways.ends[best]}, the fastest, answers"

@@ -20,6 +20,7 @@ from opa_trt.policies.base import (
     PolicyBase,
     View,
     all_to,
+    nothing_fits,
 )
 from opa_trt.policies.entrance import Entrance
 from opa_trt.policies.evidence import Floats, evenly, evidence
@@ -145,9 +146,11 @@ class OpaSplitPolicy(PolicyBase):
                 message = f"policy opa_split needs logits, which {view.node} does not give."
                 raise ConfigError(message, remedy="use another policy for this bundle.")
             return self._go_on(view, budget, state), state
+        ways = self._ways[view.node]
+        if _cheapest_ms(ways.latency_ms(view), view.split_ms) > budget.left_ms:
+            return nothing_fits(view, budget.left_ms), None
         right = self._right(view.node, evidence(view.logits))
         decision = self._decide(view, budget, right)
-        ways = self._ways[view.node]
         if ways.direct:
             return decision, None
         sent = right[decision.choice != STOP, 1:]
@@ -292,6 +295,11 @@ class Gains:
         """What the best that fits would bring, 0 where nothing does."""
         allowed = self.cost_ms(latency_ms, split_ms) <= left_ms
         return max(0.0, float((self.gain * allowed).max()))
+
+
+def _cheapest_ms(latency_ms: Milliseconds, split_ms: float) -> float:
+    """What the cheapest plan takes: to split the smallest batch off, or to send all on."""
+    return float(min(latency_ms.min() + split_ms, latency_ms[:, -1].min()))
 
 
 def _in_the_mean(model: Rightness, evidence: Floats, tree: Tree) -> Floats:

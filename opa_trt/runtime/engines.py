@@ -171,28 +171,25 @@ class EngineLoader:
         again: bool = False,
         seconds: float = PROFILE_SECONDS,
     ) -> dict[str, LatencyProfile]:
-        """The latency profile of every node on this machine, measured where there is none.
+        """The latency profile of every node on this machine.
+
+        Where one is missing all are measured, in turns: how fast a machine is differs from one
+        minute to the next by more than nodes do, so profiles of different times cannot be compared.
 
         Args:
             engines: what ``engines`` gave.
-            again: whether those that are known are measured again.
+            again: whether they are measured though all are known.
             seconds: spent on each engine and batch bucket.
         """
-        found: dict[str, LatencyProfile] = {}
-        missing: dict[str, tuple[Engine, Mapping[str, Tensor]]] = {}
         nodes = [node for node in self.bundle.manifest.nodes if node.segment in engines]
-        for node in nodes:
-            engine = engines[node.segment]
-            profile = None if again else self.known_profile(engine)
-            if profile is None:
-                example = self._example(node)
-                missing.setdefault(node.segment, (engine, example))
-            else:
-                found[node.segment] = profile
-        if missing:
-            log.info("%s: measuring the latency of %d engines", self.bundle.path, len(missing))
+        first = {node.segment: node for node in reversed(nodes)}
+        known = {name: self.known_profile(engines[name]) for name in first}
+        found = {name: profile for name, profile in known.items() if profile is not None}
+        if again or len(found) < len(first):
+            log.info("%s: measuring the latency of %d engines", self.bundle.path, len(first))
+            measured = {name: (engines[name], self._example(node)) for name, node in first.items()}
             buckets = self.bundle.manifest.buckets
-            found |= self.store.measure(missing, buckets, self.clock, seconds)
+            found = self.store.measure(measured, buckets, self.clock, seconds)
         return {node.name: found[node.segment] for node in nodes}
 
     def known_profile(self, engine: Engine) -> LatencyProfile | None:

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from opa_trt.policies import Ahead, Arrival, Budget, EntryChoice, Promise
 from opa_trt.runtime.group import Machinery
+from opa_trt.runtime.overheads import Kind
 from opa_trt.runtime.result import Entered
+from opa_trt.runtime.tries import Tries
 from opa_trt.tree import Node
 
 
-def pick_entry(
-    machinery: Machinery, count: int, left_ms: float, largest: int
-) -> tuple[Node, Entered | None]:
+@dataclass(frozen=True)
+class Entry:
+    """Where a group enters.
+
+    Args:
+        node: that runs first.
+        told: why there; None where there is but one entry.
+        tries: that the group counts for, if the policy explores.
+    """
+
+    node: Node
+    told: Entered | None = None
+    tries: Tries | None = None
+
+
+def pick_entry(machinery: Machinery, count: int, left_ms: float, largest: int) -> Entry:
     """The policy's entry, or the largest whose cheapest way fits at the last slowdown.
 
     Args:
@@ -22,46 +39,45 @@ def pick_entry(
         count: images of the group.
         left_ms: of the deadline.
         largest: images a chunk.
-
-    Returns:
-        The entry, and why; None where there is but one.
     """
     latency, entries = machinery.latency, machinery.entries
     if len(entries) == 1:
-        return entries[0], None
+        return Entry(entries[0])
     begun = machinery.clock.now_ms()
-    entered = _entered(machinery, count, left_ms - latency.entering_ms(), largest)
-    latency.observe_entering(machinery.clock.now_ms() - begun)
-    return machinery.tree[entered.node], entered
+    left_ms -= latency.overheads.ms(Kind.ENTRY)
+    found = _picked(machinery, count, left_ms, largest)
+    latency.overheads.observe(Kind.ENTRY, machinery.clock.now_ms() - begun)
+    return found
 
 
-def _entered(machinery: Machinery, count: int, left_ms: float, largest: int) -> Entered:
+def _picked(machinery: Machinery, count: int, left_ms: float, largest: int) -> Entry:
     """``pick_entry`` where there are several, and so much time when it is done."""
     policy = machinery.policy
     arrival = _arrival(machinery, count, left_ms, largest)
     chosen, machinery.state = policy.enter(arrival, Budget(left_ms), machinery.state)
+    sure, tries = chosen or _without_policy(machinery, arrival, left_ms), None
     ms = dict(zip(arrival.entries, arrival.group_ms.tolist(), strict=True))
-    sure = chosen or _without_policy(machinery, ms, left_ms)
-    tried = None
-    if policy.explores and machinery.tries.under(left_ms).due:
-        free = chosen is None
-        tried = _tried(machinery, sure.node, count, left_ms, largest, free=free)
-    chosen = tried or sure
+    chosen = sure
+    if policy.explores:
+        tries = machinery.tries.under(left_ms)
+    if tries is not None and tries.due:
+        tried = _tried(machinery, sure.node, count, left_ms, largest)
+        tries.asked(trying=tried is not None, free=ms[sure.node] > left_ms)
+        chosen = tried or sure
     accuracy = tuple(chosen.accuracy.get(name, math.nan) for name in ms)
-    return Entered(chosen.node, left_ms, chosen.reason, tuple(ms), tuple(ms.values()), accuracy)
+    told = Entered(chosen.node, left_ms, chosen.reason, tuple(ms), tuple(ms.values()), accuracy)
+    return Entry(machinery.tree[chosen.node], told, tries)
 
 
 def _tried(
-    machinery: Machinery, sure: str, count: int, left_ms: float, largest: int, *, free: bool
+    machinery: Machinery, sure: str, count: int, left_ms: float, largest: int
 ) -> EntryChoice | None:
     """An entry of which little is known, if the policy wants it should it be in time."""
     latency, names = machinery.latency, [entry.name for entry in machinery.entries]
     unknown = {name for name in names if not latency.known(name)}
     hoped = _arrival(machinery, count, left_ms, largest, unknown)
     chosen, _ = machinery.policy.enter(hoped, Budget(left_ms), machinery.state)
-    trying = chosen is not None and chosen.node != sure and chosen.node in unknown
-    machinery.tries.latest.asked(trying=trying, free=free)
-    if chosen is None or not trying:
+    if chosen is None or chosen.node == sure or chosen.node not in unknown:
         return None
     return replace(chosen, reason=f"little is known of it, and it may be in time; else {sure}")
 
@@ -94,13 +110,18 @@ def _arrival(
     )
 
 
-def _without_policy(machinery: Machinery, ms: Mapping[str, float], left_ms: float) -> EntryChoice:
-    """The largest entry whose cheapest way fits, or the fastest."""
+def _without_policy(machinery: Machinery, arrival: Arrival, left_ms: float) -> EntryChoice:
+    """The largest entry whose cheapest way fits, or the one that mostly is the fastest: where
+    nothing can be promised, it does not count how much could be."""
+    ms = dict(zip(arrival.entries, arrival.group_ms.tolist(), strict=True))
     fitting = [entry for entry in machinery.entries if ms[entry.name] <= left_ms]
-    if not fitting:
-        return EntryChoice(min(ms, key=ms.__getitem__), "nothing fits, so the fastest answers")
-    best = max(fitting, key=lambda entry: (entry.resolution, machinery.reach[entry.name]))
-    return EntryChoice(best.name, f"it reaches furthest of {len(fitting)} that fit")
+    if fitting:
+        best = max(fitting, key=lambda entry: (entry.resolution, machinery.reach[entry.name]))
+        return EntryChoice(best.name, f"it reaches furthest of {len(fitting)} that fit")
+    every = np.array([*arrival.each_ms.values()])[:, None]
+    nothing = [Promise()] * len(arrival.entries)
+    expected = machinery.latency.entering(arrival.entries, every, nothing)[:, 0]
+    return EntryChoice(arrival.entries[expected.argmin()], "nothing fits, so the fastest answers")
 
 
 def _ahead(

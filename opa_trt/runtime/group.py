@@ -20,6 +20,7 @@ from opa_trt.policies import STOP, Budget, Decision, Policy, Promise, View, unre
 from opa_trt.runtime.buffers import Buffer, Lease
 from opa_trt.runtime.latency import LatencyModel
 from opa_trt.runtime.listener import Listener
+from opa_trt.runtime.overheads import Kind
 from opa_trt.runtime.result import Step
 from opa_trt.runtime.tries import TriesByDeadline
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
@@ -97,8 +98,8 @@ class Machinery:
             batches=batches,
             latency_ms=latency.cheapest(node.successors, every, promise),
             slowdown=slowdown,
-            split_ms=latency.split_ms(),
-            overhead_ms=latency.overhead_ms(),
+            split_ms=latency.overheads.beyond_ms(),
+            overhead_ms=latency.overheads.ms(Kind.WHOLE),
             each_ms=every,
             promise=promise,
         )
@@ -234,7 +235,7 @@ class Group:
         took, ran = self.elapsed_ms() - begun, self.engine_ms - engines
         latency = self.machinery.latency
         if chosen[-1] == STOP:
-            latency.observe_stop(took)
+            latency.overheads.observe(Kind.STOP, took)
         elif self.decisions == number:
             split = len(chosen) > 1
             latency.observe_rest(expected, took, took - ran, split=split, slowdown=slowdown)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from opa_trt.policies import Promise
 from opa_trt.policies.ways import Paths
 from opa_trt.runtime.margin import Margins, Regime
+from opa_trt.runtime.overheads import Kind, Overheads
 from opa_trt.store import LatencyProfile
 from opa_trt.tree import Tree
 
@@ -22,9 +22,7 @@ SUDDEN = math.log(1.25)  # a reading so many times slower than believed is more 
 STEEPEST = math.log(4)
 LOADED = 0.7  # weight of what a reading has between the two
 KEPT = 0.99  # of a residual, a group: what has not run for long is believed to be as profiled
-OVERHEADS = 50  # of which the median counts
 TINY = 1e-9  # ms
-ENOUGH = 5  # overheads of one kind, before the other kind's are no longer counted with them
 ABSURD = math.log(50)  # a reading so far from what was expected says something of the clock alone
 
 Floats = npt.NDArray[np.float64]
@@ -43,6 +41,9 @@ class LatencyModel:
         tree: the nodes.
         profiles: a latency profile for each node.
         max_batch: largest batch asked for.
+
+    Attributes:
+        overheads: what the runtime itself takes.
     """
 
     def __init__(self, tree: Tree, profiles: Mapping[str, LatencyProfile], max_batch: int) -> None:
@@ -53,6 +54,7 @@ class LatencyModel:
         )
         self._spread = float(np.median([_spread(profiles[name]) for name in tree.nodes]))
         self._tree = tree
+        self.overheads = Overheads()
         self._choices: dict[tuple[str, ...], _Choice] = {}
         self._columns: dict[tuple[int, ...], Floats] = {}
         self._log_slowdown = 0.0
@@ -63,48 +65,11 @@ class LatencyModel:
         self._entered: int | None = None  # its row
         self._group = 0
         self._doubted = False  # whether the latest time to an answer was absurd
-        self._overheads: dict[bool, deque[float]] = {
-            split: deque(maxlen=OVERHEADS) for split in (False, True)
-        }
-        self._stops: deque[float] = deque(maxlen=OVERHEADS)
-        self._alone: deque[float] = deque(maxlen=OVERHEADS)
-        self._entering: deque[float] = deque(maxlen=OVERHEADS)
 
     @property
     def slowdown(self) -> float:
         """The last known slowdown: 1 is as profiled."""
         return math.exp(self._log_slowdown)
-
-    def overhead_ms(self, *, split: bool = False) -> float:
-        """What the runtime itself takes to decide, to send on the whole group (or a part of it:
-        rows are gathered, and two nodes answer), and to collect the answer."""
-        known = [*self._overheads[split]]
-        for others in (self._overheads[not split], self._stops):
-            if len(known) < ENOUGH:  # one that was interrupted would count for all
-                known += others
-        return _middle(known)
-
-    def entering_ms(self) -> float:
-        """What it takes to decide where a group enters, where there is a choice."""
-        return _middle(self._entering)
-
-    def observe_entering(self, measured_ms: float) -> None:
-        """Let what it took count; clocks may jump."""
-        self._entering.append(max(0.0, measured_ms))
-
-    def alone_ms(self) -> float:
-        """What the runtime itself takes where an entry answers and nothing is decided."""
-        return _middle(self._alone)
-
-    def observe_stop(self, own_ms: float) -> None:
-        """Let what the runtime itself took count, where no image was sent on: it is known then,
-        too, that deciding takes time; clocks may jump."""
-        if math.isfinite(own_ms):
-            self._stops.append(max(0.0, own_ms))
-
-    def split_ms(self) -> float:
-        """What a split takes beyond sending on the whole group."""
-        return max(0.0, self.overhead_ms(split=True) - self.overhead_ms())
 
     def profiled(self, node: str, batch: int) -> float:
         """The profiled median in ms."""
@@ -153,14 +118,16 @@ class LatencyModel:
 
         ``[len(siblings), B]``, of what ``every`` gave.
         """
-        return self._choice(siblings).cheapest(every, self.overhead_ms(), promise)
+        overhead = self.overheads.ms(Kind.WHOLE)
+        return self._choice(siblings).cheapest(every, overhead, promise)
 
     def entering(
         self, entries: tuple[str, ...], every: Floats, promises: Sequence[Promise]
     ) -> Floats:
         """The same of entries, each with a promise of its own, and with an overhead of their own
         for those where nothing is decided any more."""
-        choice, decided, alone = self._choice(entries), self.overhead_ms(), self.alone_ms()
+        choice = self._choice(entries)
+        decided, alone = self.overheads.ms(Kind.WHOLE), self.overheads.ms(Kind.ALONE)
         overheads = [decided if self._tree[name].successors else alone for name in entries]
         promise = Promise.of_ways(promises, choice.counts)
         return choice.cheapest(every, np.repeat(overheads, choice.counts)[:, None], promise)
@@ -201,8 +168,7 @@ class LatencyModel:
         self._group += 1
         self._margins.age(self._group)
         if not self._margins:  # nothing was sent on for so long: its cost is to be learned anew
-            for known in self._overheads.values():
-                known.clear()
+            self.overheads.forget()
         surprise = _log_ratio(measured_ms, self.expected(node, batch))
         self._log_residual *= self._ages
         self._ages.fill(KEPT)
@@ -228,9 +194,9 @@ class LatencyModel:
             measured_ms: from the entry to the answer, what the runtime itself took included.
             own_ms: of that, what the runtime itself took.
         """
-        whole = expected_ms + self.alone_ms()
+        whole = expected_ms + self.overheads.ms(Kind.ALONE)
         if abs(_log_ratio(measured_ms, whole)) < ABSURD:
-            self._alone.append(max(0.0, own_ms))
+            self.overheads.observe(Kind.ALONE, own_ms)
             self._score(measured_ms - whole, expected_ms, self.slowdown)
 
     def observe_rest(
@@ -251,11 +217,12 @@ class LatencyModel:
             split: whether only a part of the images was sent on.
             slowdown: that was believed at the decision.
         """
-        expected_ms += self.overhead_ms(split=split)
+        kind = Kind.SPLIT if split else Kind.WHOLE
+        expected_ms += self.overheads.ms(kind)
         ratio = _log_ratio(measured_ms, expected_ms)
         absurd = abs(ratio) >= ABSURD
         if self._doubted or not absurd:  # two in a row are no clock that was set
-            self._overheads[split].append(max(0.0, own_ms))
+            self.overheads.observe(kind, own_ms)
             whole = expected_ms + self._entry_ms * slowdown
             self._score(measured_ms - expected_ms, whole, slowdown)
         self._doubted = absurd
@@ -296,11 +263,6 @@ def _spread(profile: LatencyProfile) -> float:
     """The profile's p99 over its p50, the median over buckets, within 1 and 2."""
     ratios = [row[-1] / row[0] if row[0] > 0 else 1.0 for row in profile.ms]
     return float(np.clip(np.median(ratios), 1.0, 2.0))
-
-
-def _middle(values: Collection[float]) -> float:
-    """The median (of an even number the upper one); 0 of none."""
-    return sorted(values)[len(values) // 2] if values else 0.0
 
 
 def _log_ratio(measured: float, expected: float) -> float:

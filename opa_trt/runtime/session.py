@@ -338,14 +338,14 @@ class Session:
         self._machinery.listener.group += 1
         group = Group(self._machinery, pixels, len(classes), start, deadline)
         left = deadline - group.elapsed_ms()
-        entry, entered = pick_entry(self._machinery, count, left, chunk)
+        entry = pick_entry(self._machinery, count, left, chunk)
         with self._machinery.device.scope():
             for first in range(0, count, chunk):
-                group.run_chunk(entry, first, chunk)
+                group.run_chunk(entry.node, first, chunk)
         measured = group.elapsed_ms()
-        kept = measured <= deadline and not group.fallback
-        self._machinery.tries.latest.ended(kept=kept)
-        outcome = Outcome(count, entry.name, measured, deadline)
+        if entry.tries is not None:
+            entry.tries.ended(kept=measured <= deadline and not group.fallback)
+        outcome = Outcome(count, entry.node.name, measured, deadline)
         machinery = self._machinery
         machinery.state = machinery.policy.learn(outcome, machinery.state)
         result = Result(
@@ -358,7 +358,7 @@ class Session:
             predicted_ms=sum(step.predicted_ms for step in group.steps),
             measured_ms=measured,
             fallback=group.fallback,
-            entered=entered,
+            entered=entry.told,
         )
         self._recorder.add(result)
         return result

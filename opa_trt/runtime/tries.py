@@ -10,6 +10,7 @@ MISSED = 200  # until the next one after one that was not kept: at least
 HURRY, WAIT = 0.5, 8  # times as many as before, after one that was kept and one that was not
 ASKED = 5  # until it is asked again, where nothing was worth a try
 ALIKE = math.log(1.3)  # deadlines so many times longer are others
+SHORTEST_MS, LONGEST_MS = 1e-3, 1e9  # beyond them all deadlines are alike
 
 
 class Tries:
@@ -54,12 +55,9 @@ class TriesByDeadline:
     """Tries under alike deadlines: what is too slow for some may be fast enough for others."""
 
     def __init__(self) -> None:
-        self.latest = Tries()
         self._found: dict[int, Tries] = {}
 
     def under(self, deadline_ms: float) -> Tries:
-        """Those under deadlines like this one, which become ``latest``."""
-        bounded = min(max(deadline_ms, 1e-3), 1e9)
-        place = round(math.log(bounded) / ALIKE)
-        self.latest = self._found.setdefault(place, Tries())
-        return self.latest
+        """Those under deadlines like this one."""
+        bounded = min(max(deadline_ms, SHORTEST_MS), LONGEST_MS)
+        return self._found.setdefault(round(math.log(bounded) / ALIKE), Tries())

@@ -35,7 +35,7 @@ from opa_trt.errors import (
 from opa_trt.runtime.canary import canary_batches, verify
 from opa_trt.runtime.engines import open_loader
 from opa_trt.runtime.plan import make_plan
-from opa_trt.store import EngineStore, engine_key
+from opa_trt.store import EngineStore, LatencyProfile, engine_key
 from opa_trt.tree import PlanEntry, Tree
 
 NODES = ("pioneer", "tiny", "small", "medium", "large")
@@ -441,6 +441,21 @@ def test_a_profile_that_cannot_be_used_is_measured_again(
     key, _ = stored("tiny", vendor, toy)
     EngineStore().put_profile(key, values)
     assert load(toy_bundle).profiles["tiny"].batches == (1, 4, 8)
+
+
+def test_where_one_profile_is_missing_all_are_measured_together(
+    load: Any, vendor: Counting, toy: Any, toy_bundle: Path
+) -> None:
+    """The machine may have been faster or slower when the others were measured."""
+    load(toy_bundle)
+    batches = (1, 4, 8)
+    of_old = LatencyProfile(batches, ((1e4, 1e4, 1e4),) * 3, (7,) * 3).to_dict()
+    for name in NODES:
+        key, _ = stored(name, vendor, toy)
+        EngineStore().put_profile(key, {**of_old, "engine": key})
+    assert load(toy_bundle).profiles["tiny"].at(8) == 1e4
+    EngineStore().put_profile(key, {})
+    assert all(profile.at(8) < 1e4 for profile in load(toy_bundle).profiles.values())
 
 
 def test_a_profile_of_other_buckets_is_measured_again(

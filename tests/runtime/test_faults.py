@@ -18,6 +18,7 @@ from opa_trt.errors import EngineError
 from opa_trt.policies import Budget, Decision, PolicyBase, View
 from opa_trt.runtime.engines import open_loader
 from opa_trt.runtime.margin import WINDOW
+from opa_trt.runtime.overheads import Kind
 from opa_trt.store import EngineStore
 
 JUMPS = [-1e9, -3.0, 1e3, 1e12, math.inf, math.nan]
@@ -104,7 +105,7 @@ def test_what_the_runtime_itself_takes_is_learned_however_long(
     session.on_decision = lambda *_: machine.clock.advance(500.0)  # the tail takes 4 ms
     for _ in range(2):
         assert answered_by(session, toy) == {"medium"}
-    assert session._machinery.latency.overhead_ms() == pytest.approx(500.0)
+    assert session._machinery.latency.overheads.ms(Kind.WHOLE) == pytest.approx(500.0)
     assert answered_by(session, toy) == {"pioneer"}
 
 

@@ -15,6 +15,7 @@ import torch
 import opa_trt
 from opa_trt.errors import ConfigError
 from opa_trt.policies import STOP, Budget, Decision, PolicyBase, View
+from opa_trt.runtime.overheads import Kind
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node
 
 BOTH = (FEATURES, LOGITS)
@@ -262,7 +263,7 @@ def test_the_time_of_deeper_engines_is_not_the_runtimes_own(grow: Any) -> None:
     session = grow(*chain("a", "b", "c"), ms={"a": 1.0, "b": 2.0, "c": 4.0})
     for _ in range(5):
         session.infer(marked(8), math.inf)
-    assert session._machinery.latency.overhead_ms() == 0.0
+    assert session._machinery.latency.overheads.ms(Kind.WHOLE) == 0.0
 
 
 def test_a_node_without_logits_must_be_left(grow: Any) -> None:

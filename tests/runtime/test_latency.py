@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opa_trt.policies import Promise
-from opa_trt.runtime.latency import ENOUGH, LatencyModel
+from opa_trt.runtime.latency import LatencyModel
 from opa_trt.runtime.margin import FEW, KNOWN, QUANTILE, WINDOW
+from opa_trt.runtime.overheads import ENOUGH, Kind
 from opa_trt.store import LatencyProfile
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
 
@@ -73,7 +74,7 @@ def group(model: LatencyModel, slowdown: float, node: str = "large", batch: int 
 def test_at_first_it_believes_the_profile() -> None:
     model = make()
     assert model.slowdown == 1.0
-    assert model.overhead_ms() == 0.0
+    assert model.overheads.ms(Kind.WHOLE) == 0.0
     assert model.expected("large", 8) == model.profiled("large", 8) == 8.0
     assert model.expected("large", 1) == 4.0
     np.testing.assert_allclose(promise(model, ("small", "large"), (1, 8), 1.0), [[1, 2], [4, 8]])
@@ -259,34 +260,34 @@ def test_one_slow_decision_does_not_speak_for_its_kind() -> None:
     for _ in range(20):
         model.observe_rest(8.0, 8.2, 0.2, split=True)
     model.observe_rest(8.0, 12.2, 4.2, split=False)
-    assert model.overhead_ms() == pytest.approx(0.2)
+    assert model.overheads.ms(Kind.WHOLE) == pytest.approx(0.2)
 
 
 def test_the_overhead_is_the_median_of_what_the_runtime_took() -> None:
     model = make()
     for own in [*[0.1] * 9, 0.5, -0.3]:
         model.observe_rest(8.0, 8.0 + own, own, split=False)
-    assert model.overhead_ms() == pytest.approx(0.1)
-    assert model.overhead_ms(split=True) == pytest.approx(0.1)  # none was split so far
-    assert model.split_ms() == 0.0
+    assert model.overheads.ms(Kind.WHOLE) == pytest.approx(0.1)
+    assert model.overheads.ms(Kind.SPLIT) == pytest.approx(0.1)  # none was split so far
+    assert model.overheads.beyond_ms() == 0.0
 
 
 def test_where_nothing_is_ever_sent_on_deciding_takes_time_nevertheless() -> None:
     model = make()
     for _ in range(20):
-        model.observe_stop(0.3)
+        model.overheads.observe(Kind.STOP, 0.3)
         model.observe_entry("pioneer", 8, 1.0)
-    assert model.overhead_ms() == model.overhead_ms(split=True) == pytest.approx(0.3)
+    assert model.overheads.ms(Kind.WHOLE) == model.overheads.ms(Kind.SPLIT) == pytest.approx(0.3)
     for _ in range(ENOUGH):
         model.observe_rest(8.0, 8.5, 0.5, split=False)
-    assert model.overhead_ms() == pytest.approx(0.5)
+    assert model.overheads.ms(Kind.WHOLE) == pytest.approx(0.5)
 
 
 def test_a_split_is_charged_what_it_took_beyond() -> None:
     model = make()
     for own, split in ((0.1, False), (0.4, True)) * 5:
         model.observe_rest(8.0, 8.0 + own, own, split=split)
-    assert model.split_ms() == pytest.approx(0.3, rel=0.1)
+    assert model.overheads.beyond_ms() == pytest.approx(0.3, rel=0.1)
 
 
 def test_the_runtimes_own_time_is_part_of_every_promise() -> None:

@@ -23,6 +23,8 @@ from opa_trt.errors import (
     SessionClosed,
     UnknownNameError,
 )
+from opa_trt.policies import STOP, Budget, Decision, PolicyBase, View
+from opa_trt.policies.base import all_to
 from opa_trt.runtime.margin import WINDOW
 
 TAILS = ("tiny", "small", "medium", "large")
@@ -275,21 +277,26 @@ def test_a_group_that_is_too_large_is_answered_by_pioneers(session: Any, toy: An
 
 
 def test_the_accuracy_of_a_group_in_chunks_is_the_mean_of_its_images(
-    machine: Any, toy: Any, toy_bundle: Path
+    session: Any, toy: Any
 ) -> None:
-    sure = 20 * torch.eye(5)[torch.arange(8) % 5]
+    class Doubting(PolicyBase):
+        """Stops, and believes in one chunk, then in the next one less."""
 
-    def logits(inputs: Any) -> Any:
-        """Sure of images that are white, and of no others."""
-        white = inputs["images"].float().mean((1, 2, 3)) > 250
-        return {"logits": sure[: len(white)] * white[:, None]}
+        name = "doubting"
 
-    machine.outputs["pioneer"] = logits
-    images = np.concatenate([np.full((8, 3, 16, 16), 255, np.uint8), toy.images(8)])
-    result = machine.load(toy_bundle).infer(images, 2.5)
-    assert answered_by(result) == "pioneer"
-    assert [step.predicted_accuracy for step in result.steps] == [1.0, 0.0]
-    assert result.predicted_accuracy == 0.5
+        def start(self) -> float:
+            return 1.0
+
+        def step(self, view: View, budget: Budget, state: float) -> tuple[Decision, float]:
+            stopped = all_to(
+                STOP, view, budget.left_ms, fits=True, reason="it does", estimated=state
+            )
+            return stopped, state / 2
+
+    session.use(Doubting())
+    result = session.infer(toy.images(16), 20.0)
+    assert [step.predicted_accuracy for step in result.steps] == [1.0, 0.5]
+    assert result.predicted_accuracy == 0.75
 
 
 # --- real engines -------------------------------------------------------------------------------
