@@ -111,7 +111,7 @@ class LatencyModel:
 
     def _least(self, regime: Regime) -> float:
         """The least promise over the expectation."""
-        return self._spread if regime.every.missing else 1.0
+        return self._spread if regime.missing else 1.0
 
     def cheapest(self, siblings: tuple[str, ...], every: Floats, promise: Promise) -> Floats:
         """Promised ms of the cheapest way to logits through each sibling, overhead included.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Sequence
+from itertools import chain
 
 WINDOW = 400  # scores that a margin is taken from, and groups after which one is forgotten
 QUANTILE = 0.995  # of the rest of a group: entries and the start of a load cost deadlines, too
@@ -19,108 +21,74 @@ KNOWN = 8  # of an entry, after which it needs not be tried
 REGIME = math.log(1.5)  # a slowdown so many times larger is another regime
 
 
-class Margin:
-    """The margin on the time from a decision to the answer, in one regime.
+class Scores:
+    """Of recent groups that entered at one place, in one regime.
 
-    A score is how far that time was beyond its expectation, over the square root of what the whole
-    group was expected to take, its entry included (``Promise``): a moment's interruption of a short
-    tail would otherwise be taken for a slow machine, and charged to long tails many times over.
+    A score is how far the time from a decision to the answer was beyond its expectation, over the
+    square root of what the whole group was expected to take, its entry included (``Promise``): a
+    moment's interruption of a short tail would otherwise be taken for a slow machine, and charged
+    to long tails many times over.
     """
 
     def __init__(self) -> None:
-        self._scores: deque[tuple[int, float]] = deque()  # with the group
-        self._ascending: list[float] = []  # the same
-        self._score: float | None = 0.0  # if it is known
+        self._recent: deque[tuple[int, float]] = deque()  # with the group
+        self.ascending: list[float] = []  # the same
 
     def __len__(self) -> int:
-        return len(self._scores)
-
-    @property
-    def missing(self) -> bool:
-        """Whether there is room for more."""
-        return len(self._scores) < WINDOW
+        return len(self._recent)
 
     def observe(self, group: int, score: float) -> None:
         """Let what a group took count."""
-        if len(self._scores) == WINDOW:
+        if len(self._recent) == WINDOW:
             self._forget()
-        self._score = None
-        self._scores.append((group, score))
-        insort(self._ascending, score)
+        self._recent.append((group, score))
+        insort(self.ascending, score)
 
-    def age(self, group: int) -> None:
-        """Forget what is ``WINDOW`` groups old: what is not tried for long is tried again."""
-        while self._scores and group - self._scores[0][0] >= WINDOW:
+    def age(self, group: int) -> bool:
+        """Forget what is ``WINDOW`` groups old: what is not tried for long is tried again. Whether
+        anything was."""
+        before = len(self._recent)
+        while self._recent and group - self._recent[0][0] >= WINDOW:
             self._forget()
-
-    def score(self) -> float:
-        """What ``QUANTILE`` of groups stay below.
-
-        That is the ``FEW``-th largest of ``WINDOW`` scores. While some of them are missing, the
-        largest known ones say how far beyond them the quantile lies (``_reached``).
-        """
-        if self._score is None:
-            known = self._largest(FEW)
-            self._score = max(known, self._reached()) if self.missing else known
-        return self._score
-
-    def high(self) -> float:
-        """What most scores stay below."""
-        if not self._ascending:
-            return STILL
-        return max(STILL, self._ascending[int(HIGH * len(self._ascending))])
-
-    def _reached(self) -> float:
-        """Where the quantile lies if the tail of the scores falls exponentially.
-
-        Its rate is that of the scores above a threshold (peaks over threshold), by their median,
-        which one interruption does not move. Of few scores no higher quantile is asked than the
-        largest of them would be, nor more than that: caution that sends nothing on would learn
-        nothing.
-        """
-        count = len(self._ascending)
-        peaks = max(LEAST_PEAKS, math.ceil(PEAKS * count))
-        if count <= peaks:
-            return 0.0
-        threshold = self._largest(peaks + 1)
-        rise = self._largest((peaks + 1) // 2) - threshold  # half of the peaks are beyond
-        beyond = max(1.0, peaks / max(1.0, (count + 1) * (1 - QUANTILE)))
-        return min(self._largest(1), threshold + rise * math.log2(beyond))
-
-    def _largest(self, place: int) -> float:
-        """The ``place``-th largest known score; 0 where there are fewer, or it is below."""
-        return max(0.0, self._ascending[-place]) if place <= len(self._ascending) else 0.0
+        return len(self._recent) < before
 
     def _forget(self) -> None:
         """Let the oldest score go."""
-        self._score = None
-        _, score = self._scores.popleft()
-        del self._ascending[bisect_left(self._ascending, score)]
+        _, score = self._recent.popleft()
+        del self.ascending[bisect_left(self.ascending, score)]
 
 
 class Regime:
     """The margins of all entries while the machine is about as slow.
 
-    All groups together say how high the quantile lies, of which few entries have enough by
-    themselves; an entry's own groups say how many times more or less restless it is than all.
+    An entry's own groups say how many times more or less restless it is than all; brought to the
+    same restlessness, all groups together say how high the quantile lies, of which few entries
+    have enough by themselves.
     """
 
     def __init__(self) -> None:
-        self.every = Margin()
-        self._own: dict[int, Margin] = {}
+        self._own: dict[int, Scores] = {}
+        self._quantile: float | None = None  # of scores brought to the same restlessness, if known
+        self._factors: dict[int, float] = {}  # by entry, how many times more restless
+
+    def __len__(self) -> int:
+        return sum(map(len, self._own.values()))
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is room for more scores."""
+        return len(self) < WINDOW
 
     def observe(self, entry: int, group: int, score: float) -> None:
         """Let what a group took count that entered there."""
-        self.every.observe(group, score)
-        self._own.setdefault(entry, Margin()).observe(group, score)
+        self._own.setdefault(entry, Scores()).observe(group, score)
+        self._quantile = None
 
     def score(self, entry: int) -> float:
         """What ``QUANTILE`` of groups stay below that enter there."""
-        own, high = self._own.get(entry), self.every.high()
-        if own is None:
-            return self.every.score()
-        shared = (len(own) * own.high() + SHARED * high) / (len(own) + SHARED)
-        return self.every.score() * min(MOST, shared / high)
+        if self._quantile is None:
+            self._quantile = self._learned()
+        return self._quantile * self._factors.get(entry, 1.0)
 
     def known(self, entry: int) -> bool:
         """Whether enough groups entered there lately."""
@@ -128,8 +96,61 @@ class Regime:
 
     def age(self, group: int) -> None:
         """Forget what is long ago."""
-        for margin in (self.every, *self._own.values()):
-            margin.age(group)
+        for own in self._own.values():
+            if own.age(group):
+                self._quantile = None
+
+    def _learned(self) -> float:
+        """The quantile; and the factors are known."""
+        every = sorted(chain.from_iterable(own.ascending for own in self._own.values()))
+        high = _high(every)
+        self._factors = {
+            entry: min(MOST, (len(own) * _high(own.ascending) / high + SHARED) / (len(own) + SHARED))
+            for entry, own in self._own.items()
+        }
+        alike = sorted(
+            score / self._factors[entry]
+            for entry, own in self._own.items()
+            for score in own.ascending
+        )
+        return quantile(alike)
+
+
+def quantile(ascending: Sequence[float]) -> float:
+    """What ``QUANTILE`` of groups stay below, of the recent ones' scores.
+
+    That is the ``FEW``-th largest of ``WINDOW`` scores. While some of them are missing, the largest
+    known ones say how far beyond them the quantile lies (``_reached``).
+    """
+    known = _largest(ascending, FEW)
+    return known if len(ascending) >= WINDOW else max(known, _reached(ascending))
+
+
+def _reached(ascending: Sequence[float]) -> float:
+    """Where the quantile lies if the tail of the scores falls exponentially.
+
+    Its rate is that of the scores above a threshold (peaks over threshold), by their median, which
+    one interruption does not move. Of few scores no higher quantile is asked than the largest of
+    them would be, nor more than that: caution that sends nothing on would learn nothing.
+    """
+    count = len(ascending)
+    peaks = max(LEAST_PEAKS, math.ceil(PEAKS * count))
+    if count <= peaks:
+        return 0.0
+    threshold = _largest(ascending, peaks + 1)
+    rise = _largest(ascending, (peaks + 1) // 2) - threshold  # half of the peaks are beyond
+    beyond = max(1.0, peaks / max(1.0, (count + 1) * (1 - QUANTILE)))
+    return min(_largest(ascending, 1), threshold + rise * math.log2(beyond))
+
+
+def _largest(ascending: Sequence[float], place: int) -> float:
+    """The ``place``-th largest; 0 where there are fewer, or it is below."""
+    return max(0.0, ascending[-place]) if place <= len(ascending) else 0.0
+
+
+def _high(ascending: Sequence[float]) -> float:
+    """What most scores stay below."""
+    return max(STILL, ascending[int(HIGH * len(ascending))]) if ascending else STILL
 
 
 class Margins:
@@ -152,4 +173,4 @@ class Margins:
             regime.age(group)
 
     def __len__(self) -> int:
-        return sum(len(regime.every) for regime in self._regimes.values())
+        return sum(map(len, self._regimes.values()))

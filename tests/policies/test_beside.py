@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from opa_trt.policies import Knowledge
+from opa_trt.policies import Knowledge, Promise
 from opa_trt.policies.evidence import width
 from opa_trt.policies.opa_split import OpaSplitPolicy
 
@@ -78,6 +78,22 @@ def test_nothing_that_fits_takes_the_fastest(load: Load) -> None:
         assert entered(session, 0.1) == "whole1"
     with load(ALIKE, whole1=2.0) as session:
         assert entered(session, 0.1) == "pioneer"
+
+
+def test_where_nothing_can_be_promised_it_does_not_count_how_much_could_be(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with load(ALIKE, whole1=0.7) as session:
+        restless = {"whole1": Promise(5.0)}
+        monkeypatch.setattr(
+            session._machinery.latency,
+            "promises",
+            lambda names: [restless.get(name, Promise()) for name in names],
+        )
+        found = session.infer(IMAGES_IN, 0.1)
+    promised = dict(zip(found.entered.entries, found.entered.promised_ms, strict=True))
+    assert promised["whole1"] > promised["pioneer"]
+    assert found.steps[0].node == "whole1"  # mostly it is the fastest
 
 
 def test_images_that_can_be_told_apart_are_worth_a_pioneer(

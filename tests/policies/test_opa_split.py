@@ -310,6 +310,15 @@ def test_it_says_why(left: float, start: float, reason: str, split: Policy) -> N
     assert decision.fits == (left > 0.4)
 
 
+def test_where_nothing_fits_logits_are_not_read(
+    split: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opa_trt.policies.opa_split.evidence", lambda _: pytest.fail("read"))
+    decision, _ = split.step(view_of(), Budget(0.4), None)
+    assert (decision.choice == STOP).all()
+    assert math.isnan(decision.estimated_accuracy)
+
+
 def test_a_bundle_without_rightness_says_to_build_it_again(made: tuple[Tree, Knowledge]) -> None:
     tree, knowledge = made
     earlier = replace(knowledge, rightness={})

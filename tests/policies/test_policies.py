@@ -119,6 +119,14 @@ def test_where_nothing_fits_the_pioneer_answers(opa: Policy) -> None:
     assert "nothing fits" in decision.reason
 
 
+def test_where_nothing_fits_logits_are_not_read(
+    opa: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opa_trt.policies.opa.ascending_powers", lambda _: pytest.fail("read"))
+    decision, _ = opa.step(view_of([1, 2, 4, 8]), Budget(0.5), None)
+    assert math.isnan(decision.estimated_accuracy)
+
+
 @pytest.mark.parametrize("left", [0.0, -3.0])
 def test_without_time_the_pioneer_answers(opa: Policy, left: float) -> None:
     assert chosen(opa, view_of([1, 2, 4, 8]), left) == "stop"
