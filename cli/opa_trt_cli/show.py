@@ -148,7 +148,8 @@ def _print_plan(manifest: Any) -> None:
     """Who runs which segment at which batch sizes, and what the build measured of each backend."""
     from opa_trt_cli.console import say, say_table
 
-    ms = manifest.report.get("compile", {}).get("ms", {})
+    found = manifest.report.get("compile", {}).get("ms", {})
+    ms = {name: rows for name, rows in found.items() if name in manifest.plan}  # that were kept
     tried = dict.fromkeys(k for rows in ms.values() for row in rows.values() for k in row)
     if not tried:
         return

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from opa_trt.policies import Promise
 from opa_trt.policies.ways import Paths
-from opa_trt.runtime.margin import Margins, Regime
+from opa_trt.runtime.margin import WINDOW, Margins
 from opa_trt.runtime.overheads import Kind, Overheads
 from opa_trt.store import LatencyProfile
 from opa_trt.tree import Tree
@@ -95,23 +95,23 @@ class LatencyModel:
     def promise(self, slowdown: float) -> Promise:
         """Of the rest of the latest group, at a slowdown to believe in."""
         assert self._entered is not None, "no group has entered"
-        regime = self._margins.at(slowdown)
-        before = self._entry_ms * slowdown
-        return Promise(regime.score(self._entered), before, self._least(regime))
+        score = self._margins.score(slowdown, self._entered)
+        return Promise(score, self._entry_ms * slowdown, self._least(slowdown))
 
     def promises(self, entries: Sequence[str]) -> list[Promise]:
         """Of a group that is to enter through each of these."""
-        regime = self._margins.at(self.slowdown)
-        least = self._least(regime)
-        return [Promise(regime.score(self._index[name]), 0.0, least) for name in entries]
+        slowdown = self.slowdown
+        scores = [self._margins.score(slowdown, self._index[name]) for name in entries]
+        least = self._least(slowdown)
+        return [Promise(score, 0.0, least) for score in scores]
 
     def known(self, entry: str) -> bool:
         """Whether enough groups entered there lately, when the machine was as it is."""
         return self._margins.at(self.slowdown).known(self._index[entry])
 
-    def _least(self, regime: Regime) -> float:
+    def _least(self, slowdown: float) -> float:
         """The least promise over the expectation."""
-        return self._spread if regime.missing else 1.0
+        return self._spread if len(self._margins.at(slowdown)) < WINDOW else 1.0
 
     def cheapest(self, siblings: tuple[str, ...], every: Floats, promise: Promise) -> Floats:
         """Promised ms of the cheapest way to logits through each sibling, overhead included.
@@ -231,7 +231,7 @@ class LatencyModel:
         """Of the latest group, which took so much longer than expected; clocks may jump."""
         if self._entered is not None and math.isfinite(late_ms):
             score = late_ms / math.sqrt(max(whole_ms, TINY))
-            self._margins.at(slowdown).observe(self._entered, self._group, score)
+            self._margins.observe(slowdown, self._entered, self._group, score)
 
 
 class _Choice:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
-from collections import deque
-from collections.abc import Sequence
-from itertools import chain
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 WINDOW = 400  # scores that a margin is taken from, and groups after which one is forgotten
 QUANTILE = 0.995  # of the rest of a group: entries and the start of a load cost deadlines, too
@@ -20,9 +21,12 @@ MOST = 4.0  # times that an entry is thought more restless than all
 KNOWN = 8  # of an entry, after which it needs not be tried
 REGIME = math.log(1.5)  # a slowdown so many times larger is another regime
 
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
 
-class Scores:
-    """Of recent groups that entered at one place, in one regime.
+
+class Regime:
+    """What recent groups took while the machine was about as slow.
 
     A score is how far the time from a decision to the answer was beyond its expectation, over the
     square root of what the whole group was expected to take, its entry included (``Promise``): a
@@ -31,18 +35,20 @@ class Scores:
     """
 
     def __init__(self) -> None:
-        self._recent: deque[tuple[int, float]] = deque()  # with the group
-        self.ascending: list[float] = []  # the same
+        self._recent: deque[tuple[int, int, float]] = deque(maxlen=WINDOW)
+        self._counts: Counter[int] = Counter()  # by entry
+        self._sorted: tuple[Ints, Floats] | None = None  # entries and scores, if they are known
 
     def __len__(self) -> int:
         return len(self._recent)
 
-    def observe(self, group: int, score: float) -> None:
-        """Let what a group took count."""
+    def observe(self, entry: int, group: int, score: float) -> None:
+        """Let what a group took count that entered there."""
         if len(self._recent) == WINDOW:
             self._forget()
-        self._recent.append((group, score))
-        insort(self.ascending, score)
+        self._recent.append((group, entry, score))
+        self._counts[entry] += 1
+        self._sorted = None
 
     def age(self, group: int) -> bool:
         """Forget what is ``WINDOW`` groups old: what is not tried for long is tried again. Whether
@@ -52,68 +58,100 @@ class Scores:
             self._forget()
         return len(self._recent) < before
 
+    def known(self, entry: int) -> bool:
+        """Whether enough groups entered there lately."""
+        return self._counts[entry] >= KNOWN
+
+    def compared(self) -> Iterator[tuple[int, float, float]]:
+        """For each entry how many times more restless it was than all, and how many scores say so:
+        none where no other ran."""
+        entries, scores = self.ascending()
+        for entry, count in self._counts.items():
+            if 0 < count < len(scores):
+                ratio = _high(scores[entries == entry]) / _high(scores)
+                yield entry, ratio, count * (1 - count / len(scores))
+
+    def ascending(self) -> tuple[Ints, Floats]:
+        """The entries and the scores, by ascending score."""
+        if self._sorted is None:
+            entries = np.array([entry for _, entry, _ in self._recent], np.intp)
+            scores = np.array([score for _, _, score in self._recent], np.float64)
+            order = scores.argsort(kind="stable")
+            self._sorted = entries[order], scores[order]
+        return self._sorted
+
     def _forget(self) -> None:
         """Let the oldest score go."""
-        _, score = self._recent.popleft()
-        del self.ascending[bisect_left(self.ascending, score)]
+        _, entry, _ = self._recent.popleft()
+        self._counts[entry] -= 1
+        self._sorted = None
 
 
-class Regime:
-    """The margins of all entries while the machine is about as slow.
+class Margins:
+    """What is promised, by regime of slowdown and by entry.
 
-    An entry's own groups say how many times more or less restless it is than all; brought to the
-    same restlessness, all groups together say how high the quantile lies, of which few entries
-    have enough by themselves.
+    What a busy machine did says little of a calm one, so each regime has a quantile of its own. Few
+    entries have enough scores for one, so all that ran in a regime have it in common: their scores
+    are brought to the same restlessness first. How restless an entry is beside others all regimes
+    tell together.
     """
 
     def __init__(self) -> None:
-        self._own: dict[int, Scores] = {}
-        self._quantile: float | None = None  # of scores brought to the same restlessness, if known
-        self._factors: dict[int, float] = {}  # by entry, how many times more restless
+        self._regimes: dict[int, Regime] = {}
+        self._factors: dict[int, float] | None = None  # by entry, if they are known
+        self._quantiles: dict[int, float] = {}  # by regime, those that are known
 
     def __len__(self) -> int:
-        return sum(map(len, self._own.values()))
+        return sum(map(len, self._regimes.values()))
 
-    @property
-    def missing(self) -> bool:
-        """Whether there is room for more scores."""
-        return len(self) < WINDOW
-
-    def observe(self, entry: int, group: int, score: float) -> None:
+    def observe(self, slowdown: float, entry: int, group: int, score: float) -> None:
         """Let what a group took count that entered there."""
-        self._own.setdefault(entry, Scores()).observe(group, score)
-        self._quantile = None
-
-    def score(self, entry: int) -> float:
-        """What ``QUANTILE`` of groups stay below that enter there."""
-        if self._quantile is None:
-            self._quantile = self._learned()
-        return self._quantile * self._factors.get(entry, 1.0)
-
-    def known(self, entry: int) -> bool:
-        """Whether enough groups entered there lately."""
-        return len(self._own.get(entry, ())) >= KNOWN
+        self.at(slowdown).observe(entry, group, score)
+        self._factors = None
 
     def age(self, group: int) -> None:
-        """Forget what is long ago."""
-        for own in self._own.values():
-            if own.age(group):
-                self._quantile = None
+        """Forget what is long ago, in all regimes."""
+        for regime in self._regimes.values():
+            if regime.age(group):
+                self._factors = None
 
-    def _learned(self) -> float:
-        """The quantile; and the factors are known."""
-        every = sorted(chain.from_iterable(own.ascending for own in self._own.values()))
-        high = _high(every)
-        self._factors = {
-            entry: min(MOST, (len(own) * _high(own.ascending) / high + SHARED) / (len(own) + SHARED))
-            for entry, own in self._own.items()
-        }
-        alike = sorted(
-            score / self._factors[entry]
-            for entry, own in self._own.items()
-            for score in own.ascending
-        )
-        return quantile(alike)
+    def at(self, slowdown: float) -> Regime:
+        """The regime that a slowdown (1 is as profiled) lies in."""
+        return self._regimes.setdefault(_place(slowdown), Regime())
+
+    def score(self, slowdown: float, entry: int) -> float:
+        """What ``QUANTILE`` of groups stay below that enter there."""
+        if self._factors is None:
+            self._factors, self._quantiles = self._restless(), {}
+        place = _place(slowdown)
+        known = self._quantiles.get(place)
+        if known is None:
+            known = self._quantiles[place] = self._alike(self.at(slowdown), self._factors)
+        return known * self._factors.get(entry, 1.0)
+
+    def _restless(self) -> dict[int, float]:
+        """How many times more restless each entry is than all that ran when it did."""
+        weights: dict[int, float] = defaultdict(lambda: float(SHARED))
+        sums: dict[int, float] = defaultdict(lambda: float(SHARED))
+        for regime in self._regimes.values():
+            for entry, ratio, weight in regime.compared():
+                weights[entry] += weight
+                sums[entry] += weight * min(ratio, MOST)
+        return {entry: sums[entry] / weight for entry, weight in weights.items()}
+
+    def _alike(self, regime: Regime, factors: Mapping[int, float]) -> float:
+        """The quantile of a regime's scores, brought to the same restlessness."""
+        entries, scores = regime.ascending()
+        if len(scores) and factors:
+            by_entry = np.ones(max(int(entries.max()), *factors) + 1)
+            by_entry[[*factors]] = [*factors.values()]
+            scores = np.sort(scores / by_entry[entries])
+        return quantile(scores.tolist())
+
+
+def _place(slowdown: float) -> int:
+    """Of a regime."""
+    return max(0, round(math.log(slowdown) / REGIME))
 
 
 def quantile(ascending: Sequence[float]) -> float:
@@ -148,29 +186,6 @@ def _largest(ascending: Sequence[float], place: int) -> float:
     return max(0.0, ascending[-place]) if place <= len(ascending) else 0.0
 
 
-def _high(ascending: Sequence[float]) -> float:
+def _high(ascending: Floats) -> float:
     """What most scores stay below."""
-    return max(STILL, ascending[int(HIGH * len(ascending))]) if ascending else STILL
-
-
-class Margins:
-    """A margin for each regime of slowdown: what a busy machine did says little of a calm one."""
-
-    def __init__(self) -> None:
-        self._regimes: dict[int, Regime] = {}
-
-    def at(self, slowdown: float) -> Regime:
-        """The regime that a slowdown (1 is as profiled) lies in."""
-        place = max(0, round(math.log(slowdown) / REGIME))
-        found = self._regimes.get(place)
-        if found is None:
-            found = self._regimes[place] = Regime()
-        return found
-
-    def age(self, group: int) -> None:
-        """Forget what is long ago, in all regimes."""
-        for regime in self._regimes.values():
-            regime.age(group)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._regimes.values()))
+    return max(STILL, float(ascending[int(HIGH * len(ascending))]))

@@ -168,6 +168,18 @@ def test_show_prints_who_runs_what_and_what_the_contest_measured(
     assert ["tiny", "8", "torchscript", "2.00"] in rows
     found = call("show", path, "--json").json()
     assert found["plan"]["tiny"][1]["min_batch"] == 5
+
+
+def test_show_leaves_out_segments_that_were_compared_and_not_kept(
+    call: Any, toy: Any, tmp_path: Path
+) -> None:
+    """A build of shallow alternatives compares all of them, and keeps those on its routes."""
+    ms = {"tiny": {1: {"null": 0.25}}, "left": {1: {"null": 0.75}}}
+    path = toy.pack(tmp_path / "t.opa", report={"compile": {"line": "", "ms": ms}})
+    called = call("show", path)
+    assert called.code == 0
+    assert "0.25" in called.out
+    assert "0.75" not in called.out
     assert found["contest_ms"]["tiny"]["1"]["openvino"] == 0.25
 
 

@@ -371,8 +371,7 @@ def test_a_restless_entry_is_promised_with_more_margin() -> None:
     model = one_restless(WINDOW)
     short, _, long = scores(model)
     assert short == pytest.approx(1.0 / math.sqrt(2), rel=0.05)
-    assert long == pytest.approx(0.2 / math.sqrt(8), rel=0.5)
-    assert long >= 0.2 / math.sqrt(8)
+    assert 0.2 / math.sqrt(8) <= long <= 0.2 * short
 
 
 def test_one_of_which_nothing_is_known_is_thought_as_restless_as_all() -> None:
