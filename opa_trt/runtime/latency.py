@@ -60,7 +60,7 @@ class LatencyModel:
         self._log_slowdown = 0.0
         self._log_residual = np.zeros(len(self._index))
         self._ages = np.ones(len(self._index))  # how much of each the next group keeps
-        self._margins = Margins()
+        self._margins = Margins(len(self._index))
         self._entry_ms = 0.0  # of the latest group's entry, to be expected without a slowdown
         self._entered: int | None = None  # its row
         self._group = 0

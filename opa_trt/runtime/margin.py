@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,8 @@ STILL = 1e-3  # its least value
 SHARED = 10  # scores of an entry that count as much as those of all
 MOST = 4.0  # times that an entry is thought more restless than all
 KNOWN = 8  # of an entry, after which it needs not be tried
+COMPARED = 5  # scores after which entries are compared again
+NONE = -1  # no entry
 REGIME = math.log(1.5)  # a slowdown so many times larger is another regime
 
 Floats = npt.NDArray[np.float64]
@@ -35,56 +36,48 @@ class Regime:
     """
 
     def __init__(self) -> None:
-        self._recent: deque[tuple[int, int, float]] = deque(maxlen=WINDOW)
-        self._counts: Counter[int] = Counter()  # by entry
-        self._sorted: tuple[Ints, Floats] | None = None  # entries and scores, if they are known
+        self._entries = np.full(WINDOW, NONE, np.intp)
+        self._groups = np.zeros(WINDOW, np.int64)
+        self._scores = np.zeros(WINDOW)
+        self._next = 0  # place, in turns
 
     def __len__(self) -> int:
-        return len(self._recent)
+        return int(np.count_nonzero(self._entries != NONE))
 
     def observe(self, entry: int, group: int, score: float) -> None:
         """Let what a group took count that entered there."""
-        if len(self._recent) == WINDOW:
-            self._forget()
-        self._recent.append((group, entry, score))
-        self._counts[entry] += 1
-        self._sorted = None
+        place = self._next % WINDOW
+        self._entries[place], self._groups[place], self._scores[place] = entry, group, score
+        self._next += 1
 
-    def age(self, group: int) -> bool:
-        """Forget what is ``WINDOW`` groups old: what is not tried for long is tried again. Whether
-        anything was."""
-        before = len(self._recent)
-        while self._recent and group - self._recent[0][0] >= WINDOW:
-            self._forget()
-        return len(self._recent) < before
+    def age(self, group: int) -> None:
+        """Forget what is ``WINDOW`` groups old: what is not tried for long is tried again."""
+        self._entries[self._groups <= group - WINDOW] = NONE
 
     def known(self, entry: int) -> bool:
         """Whether enough groups entered there lately."""
-        return self._counts[entry] >= KNOWN
+        return int(np.count_nonzero(self._entries == entry)) >= KNOWN
 
     def compared(self) -> Iterator[tuple[int, float, float]]:
         """For each entry how many times more restless it was than all, and how many scores say so:
         none where no other ran."""
-        entries, scores = self.ascending()
-        for entry, count in self._counts.items():
-            if 0 < count < len(scores):
-                ratio = _high(scores[entries == entry]) / _high(scores)
-                yield entry, ratio, count * (1 - count / len(scores))
+        entries, scores = self._recent()
+        found, counts = np.unique(entries, return_counts=True)
+        if len(found) > 1:
+            every = _high(scores)
+            for entry, count in zip(found.tolist(), counts.tolist(), strict=True):
+                own = _high(scores[entries == entry])
+                yield entry, own / every, count * (1 - count / len(scores))
 
-    def ascending(self) -> tuple[Ints, Floats]:
-        """The entries and the scores, by ascending score."""
-        if self._sorted is None:
-            entries = np.array([entry for _, entry, _ in self._recent], np.intp)
-            scores = np.array([score for _, _, score in self._recent], np.float64)
-            order = scores.argsort(kind="stable")
-            self._sorted = entries[order], scores[order]
-        return self._sorted
+    def alike(self, factors: Floats) -> Floats:
+        """Ascending scores, over their entries' factors."""
+        entries, scores = self._recent()
+        return np.sort(scores / factors[entries])
 
-    def _forget(self) -> None:
-        """Let the oldest score go."""
-        _, entry, _ = self._recent.popleft()
-        self._counts[entry] -= 1
-        self._sorted = None
+    def _recent(self) -> tuple[Ints, Floats]:
+        """Entries and scores."""
+        recent = self._entries != NONE
+        return self._entries[recent], self._scores[recent]
 
 
 class Margins:
@@ -96,10 +89,11 @@ class Margins:
     tell together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, entries: int) -> None:
         self._regimes: dict[int, Regime] = {}
-        self._factors: dict[int, float] | None = None  # by entry, if they are known
         self._quantiles: dict[int, float] = {}  # by regime, those that are known
+        self._factors = np.ones(entries)  # how many times more restless each is
+        self._compared = 0  # scores until the factors are looked at again
 
     def __len__(self) -> int:
         return sum(map(len, self._regimes.values()))
@@ -107,13 +101,16 @@ class Margins:
     def observe(self, slowdown: float, entry: int, group: int, score: float) -> None:
         """Let what a group took count that entered there."""
         self.at(slowdown).observe(entry, group, score)
-        self._factors = None
+        self._compared -= 1
+        if self._compared <= 0:
+            self._compare()
+        self._quantiles.clear()
 
     def age(self, group: int) -> None:
         """Forget what is long ago, in all regimes."""
         for regime in self._regimes.values():
-            if regime.age(group):
-                self._factors = None
+            regime.age(group)
+        self._quantiles.clear()
 
     def at(self, slowdown: float) -> Regime:
         """The regime that a slowdown (1 is as profiled) lies in."""
@@ -121,32 +118,23 @@ class Margins:
 
     def score(self, slowdown: float, entry: int) -> float:
         """What ``QUANTILE`` of groups stay below that enter there."""
-        if self._factors is None:
-            self._factors, self._quantiles = self._restless(), {}
         place = _place(slowdown)
         known = self._quantiles.get(place)
         if known is None:
-            known = self._quantiles[place] = self._alike(self.at(slowdown), self._factors)
-        return known * self._factors.get(entry, 1.0)
+            alike = self.at(slowdown).alike(self._factors)
+            known = self._quantiles[place] = quantile(alike)
+        return known * float(self._factors[entry])
 
-    def _restless(self) -> dict[int, float]:
-        """How many times more restless each entry is than all that ran when it did."""
-        weights: dict[int, float] = defaultdict(lambda: float(SHARED))
-        sums: dict[int, float] = defaultdict(lambda: float(SHARED))
+    def _compare(self) -> None:
+        """How restless each entry is beside all that ran when it did."""
+        weights = np.full_like(self._factors, SHARED)
+        sums = weights.copy()
         for regime in self._regimes.values():
             for entry, ratio, weight in regime.compared():
                 weights[entry] += weight
                 sums[entry] += weight * min(ratio, MOST)
-        return {entry: sums[entry] / weight for entry, weight in weights.items()}
-
-    def _alike(self, regime: Regime, factors: Mapping[int, float]) -> float:
-        """The quantile of a regime's scores, brought to the same restlessness."""
-        entries, scores = regime.ascending()
-        if len(scores) and factors:
-            by_entry = np.ones(max(int(entries.max()), *factors) + 1)
-            by_entry[[*factors]] = [*factors.values()]
-            scores = np.sort(scores / by_entry[entries])
-        return quantile(scores.tolist())
+        self._factors = sums / weights
+        self._compared = COMPARED
 
 
 def _place(slowdown: float) -> int:
@@ -154,7 +142,7 @@ def _place(slowdown: float) -> int:
     return max(0, round(math.log(slowdown) / REGIME))
 
 
-def quantile(ascending: Sequence[float]) -> float:
+def quantile(ascending: Floats) -> float:
     """What ``QUANTILE`` of groups stay below, of the recent ones' scores.
 
     That is the ``FEW``-th largest of ``WINDOW`` scores. While some of them are missing, the largest
@@ -164,7 +152,7 @@ def quantile(ascending: Sequence[float]) -> float:
     return known if len(ascending) >= WINDOW else max(known, _reached(ascending))
 
 
-def _reached(ascending: Sequence[float]) -> float:
+def _reached(ascending: Floats) -> float:
     """Where the quantile lies if the tail of the scores falls exponentially.
 
     Its rate is that of the scores above a threshold (peaks over threshold), by their median, which
@@ -181,11 +169,12 @@ def _reached(ascending: Sequence[float]) -> float:
     return min(_largest(ascending, 1), threshold + rise * math.log2(beyond))
 
 
-def _largest(ascending: Sequence[float], place: int) -> float:
+def _largest(ascending: Floats, place: int) -> float:
     """The ``place``-th largest; 0 where there are fewer, or it is below."""
-    return max(0.0, ascending[-place]) if place <= len(ascending) else 0.0
+    return max(0.0, float(ascending[-place])) if place <= len(ascending) else 0.0
 
 
-def _high(ascending: Floats) -> float:
+def _high(scores: Floats) -> float:
     """What most scores stay below."""
-    return max(STILL, float(ascending[int(HIGH * len(ascending))]))
+    place = int(HIGH * len(scores))
+    return max(STILL, float(np.partition(scores, place)[place]))
