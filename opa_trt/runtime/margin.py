@@ -18,6 +18,7 @@ STILL = 1e-3  # its least value
 SHARED = 10  # scores of an entry that count as much as those of all
 MOST = 4.0  # times that an entry is thought more restless than all
 KNOWN = 8  # of an entry, after which it needs not be tried
+TELLING = 40  # scores of a regime that say enough of it
 COMPARED = 5  # scores after which entries are compared again
 NONE = -1  # no entry
 REGIME = math.log(1.5)  # a slowdown so many times larger is another regime
@@ -119,11 +120,19 @@ class Margins:
     def score(self, slowdown: float, entry: int) -> float:
         """What ``QUANTILE`` of groups stay below that enter there."""
         place = _place(slowdown)
-        known = self._quantiles.get(place)
-        if known is None:
-            alike = self.at(slowdown).alike(self._factors)
-            known = self._quantiles[place] = quantile(alike)
-        return known * float(self._factors[entry])
+        if place not in self._quantiles:
+            self._quantiles[place] = self._quantile(place)
+        return self._quantiles[place] * float(self._factors[entry])
+
+    def _quantile(self, place: int) -> float:
+        """Of a regime. While little is known of it, it is thought as restless as a calmer one."""
+        own = self._regimes.setdefault(place, Regime()).alike(self._factors)
+        found = quantile(own)
+        if len(own) >= TELLING:
+            return found
+        calmer = (near for near in range(place - 1, -1, -1) if near in self._regimes)
+        others = (self._regimes[near].alike(self._factors) for near in calmer)
+        return max([found, *(quantile(other) for other in others if len(other) >= TELLING)])
 
     def _compare(self) -> None:
         """How restless each entry is beside all that ran when it did."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opa_trt.runtime.margin import KNOWN, MOST, WINDOW, Margins, quantile
+from opa_trt.runtime.margin import KNOWN, MOST, TELLING, WINDOW, Margins, quantile
 
 CALM, RESTLESS, NEW = 0, 1, 2  # entries
 ENTRIES = 5
@@ -56,10 +56,19 @@ def test_in_a_new_regime_the_one_that_is_known_to_be_restless_speaks_for_itself(
     assert known.score(BUSY, CALM) < known.score(BUSY, RESTLESS) / 3
 
 
-def test_regimes_have_scores_of_their_own() -> None:
-    margins = watched(IDLE, calm=50, restless=50)
-    assert margins.score(BUSY, CALM) == 0.0
+def test_a_busy_machine_says_nothing_of_a_calm_one() -> None:
+    margins = watched(BUSY, calm=50, restless=50)
+    assert margins.score(IDLE, CALM) == 0.0
     assert len(margins) == 100
+
+
+def test_a_busy_machine_is_thought_as_restless_as_a_calm_one_until_more_is_known() -> None:
+    margins = watched(IDLE, calm=50, restless=50)
+    calm = margins.score(IDLE, CALM)
+    assert margins.score(BUSY, CALM) == calm
+    for group in range(TELLING):
+        margins.observe(BUSY, CALM, 100 + group, 1e-3)
+    assert margins.score(BUSY, CALM) < calm / 10
 
 
 def test_none_is_thought_more_restless_than_that() -> None:
