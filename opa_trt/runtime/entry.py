@@ -43,36 +43,47 @@ def pick_entry(machinery: Machinery, count: int, left_ms: float, largest: int) -
     latency, entries = machinery.latency, machinery.entries
     if len(entries) == 1:
         return Entry(entries[0])
-    begun = machinery.clock.now_ms()
+    begun, policy = machinery.clock.now_ms(), machinery.policy
     left_ms -= latency.overheads.ms(Kind.ENTRY)
-    found = _picked(machinery, count, left_ms, largest)
-    latency.overheads.observe(Kind.ENTRY, machinery.clock.now_ms() - begun)
-    return found
-
-
-def _picked(machinery: Machinery, count: int, left_ms: float, largest: int) -> Entry:
-    """``pick_entry`` where there are several, and so much time when it is done."""
-    policy = machinery.policy
     arrival = _arrival(machinery, count, left_ms, largest)
     chosen, machinery.state = policy.enter(arrival, Budget(left_ms), machinery.state)
-    sure, tries = chosen or _without_policy(machinery, arrival, left_ms), None
+    sure = chosen or _without_policy(machinery, arrival, left_ms)
+    latency.overheads.observe(Kind.ENTRY, machinery.clock.now_ms() - begun)
     ms = dict(zip(arrival.entries, arrival.group_ms.tolist(), strict=True))
-    chosen = sure
+    tries, chosen = None, sure
     if policy.explores:
         tries = machinery.tries.under(left_ms)
-    if tries is not None and tries.due:
-        tried = _tried(machinery, sure.node, count, left_ms, largest)
-        tries.asked(trying=tried is not None, free=ms[sure.node] > left_ms)
-        chosen = tried or sure
+        chosen = _tried(machinery, tries, sure.node, ms[sure.node], count, left_ms, largest) or sure
     accuracy = tuple(chosen.accuracy.get(name, math.nan) for name in ms)
     told = Entered(chosen.node, left_ms, chosen.reason, tuple(ms), tuple(ms.values()), accuracy)
     return Entry(machinery.tree[chosen.node], told, tries)
 
 
 def _tried(
+    machinery: Machinery,
+    tries: Tries,
+    sure: str,
+    sure_ms: float,
+    count: int,
+    left_ms: float,
+    largest: int,
+) -> EntryChoice | None:
+    """An entry of which little is known, if a try is due, there is time to think of one, and the
+    policy wants it should it be in time."""
+    overheads, begun = machinery.latency.overheads, machinery.clock.now_ms()
+    free, later_ms = sure_ms > left_ms, left_ms - overheads.ms(Kind.TRY)
+    if not tries.due or (sure_ms > later_ms and not free):
+        return None
+    found = _hoped(machinery, sure, count, later_ms, largest)
+    tries.asked(trying=found is not None, free=free)
+    overheads.observe(Kind.TRY, machinery.clock.now_ms() - begun)
+    return found
+
+
+def _hoped(
     machinery: Machinery, sure: str, count: int, left_ms: float, largest: int
 ) -> EntryChoice | None:
-    """An entry of which little is known, if the policy wants it should it be in time."""
+    """What the policy chooses if those of which little is known keep what is expected of them."""
     latency, names = machinery.latency, [entry.name for entry in machinery.entries]
     unknown = {name for name in names if not latency.known(name)}
     hoped = _arrival(machinery, count, left_ms, largest, unknown)

@@ -18,6 +18,7 @@ class Kind(Enum):
     STOP = "decided, and none of it sent on"
     ALONE = "answered by its entry, and nothing decided"
     ENTRY = "an entry picked for it"
+    TRY = "another entry thought of, of which little is known"
 
 
 STAND_INS = {
@@ -26,6 +27,7 @@ STAND_INS = {
     Kind.STOP: (Kind.WHOLE, Kind.SPLIT),
     Kind.ALONE: (),  # others decide, which takes longer
     Kind.ENTRY: (),
+    Kind.TRY: (),
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from opa_trt.runtime.overheads import Kind
 from opa_trt.runtime.tries import ASKED, FIRST, LATE, MISSED, SOON, Tries, TriesByDeadline
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, OPA, Node
 
@@ -154,3 +155,21 @@ def test_a_policy_that_remembers_is_not_asked_twice(session: Any, machine: Any) 
     policy.enter = lambda *given: asked.append(given) or plain(*given)
     entered(session, machine, 7.5, GROUPS // 4)
     assert len(asked) == GROUPS // 4
+
+
+def test_none_is_thought_of_where_there_is_no_time_to(
+    session: Any, machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = session._machinery.policy
+    enter = policy.enter
+
+    def slow(*given: Any) -> Any:
+        machine.clock.advance(0.3)
+        return enter(*given)
+
+    monkeypatch.setattr(policy, "enter", slow)
+    found = [session.infer(PIXELS, 3.5) for _ in range(200)]
+    assert set(first_nodes(found)) == {"pioneer-16"}
+    assert late(found) <= 1  # how long it takes is to be learned
+    assert late([session.infer(PIXELS, 3.7) for _ in range(200)]) == 0
+    assert session._machinery.latency.overheads.ms(Kind.TRY) == pytest.approx(0.3)
