@@ -130,7 +130,7 @@ class Group:
         self.logits = np.empty((count, self.classes), dtype=np.float32)
         self.answered_by = np.empty(count, dtype=np.intp)  # places in ``machinery.names``
         self.engine_ms = 0.0
-        self.decisions = 0
+        self.followed: list[float] = []  # ms expected of each node after a chunk's entry
         self.leases: dict[str, Lease] = {}
 
     def elapsed_ms(self) -> float:
@@ -162,14 +162,33 @@ class Group:
             latency.expected(entry.name, min(chunk, later - start), reading)
             for start in range(0, later, chunk)
         )
-        now = self.elapsed_ms()
+        now, engines = self.elapsed_ms(), self.engine_ms
         free = self.deadline_ms - now - reserved
         until = now + free * count / (count + later)
         seen = Seen(count, expected, measured, slowdown, count)
-        self._answer(entry, rows, logits, until, reading, seen)
-        if entry.system != self.machinery.policy.system:
+        self.followed.clear()
+        decision = self._answer(entry, rows, logits, until, reading, seen)
+        took, ran = self.elapsed_ms() - now, self.engine_ms - engines
+        if decision is not None:
+            self._learn(decision, took, took - ran, reading)
+        elif entry.system != self.machinery.policy.system:
             took = self.elapsed_ms() - begun
             latency.observe_alone(expected, took, took - measured)
+
+    def _learn(self, decision: Decision, took_ms: float, own_ms: float, slowdown: float) -> None:
+        """What the first decision on a chunk led to: how long it took, and of that the runtime."""
+        latency = self.machinery.latency
+        if not self.followed:
+            latency.overheads.observe(Kind.STOP, took_ms)
+            return
+        latency.observe_rest(
+            sum(self.followed),
+            took_ms,
+            own_ms,
+            nodes=len(self.followed),
+            split=bool((decision.choice != decision.choice[0]).any()),
+            slowdown=slowdown,
+        )
 
     def _execute(self, node: Node, source: Tensor) -> tuple[Logits, float]:
         """Run a node on its rows: its logits on the host, if it has any, and ms until then.
@@ -201,14 +220,14 @@ class Group:
         until_ms: float,
         slowdown: float,
         seen: Seen,
-    ) -> None:
+    ) -> Decision | None:
         """Ask the policy where a node's images go, and send them there, or keep its logits.
 
         ``until_ms`` is when these rows must be answered, counted from the group's entry.
         """
-        decision, accuracy, begun, engines = None, seen.accuracy, self.elapsed_ms(), self.engine_ms
+        decision, accuracy = None, seen.accuracy
         if node.successors:
-            left = until_ms - begun
+            left = until_ms - self.elapsed_ms()
             decision = self._decide(node, logits, seen, left, slowdown)
             self.machinery.listener.tell(decision, node.name)
             accuracy = decision.estimated_accuracy
@@ -220,25 +239,17 @@ class Group:
         )  # fmt: skip
         if decision is None:
             self._keep(node, rows, logits)
-            return
-        self.decisions = number = self.decisions + 1
-        expected = 0.0
+            return None
         chosen = sorted(set(decision.choice.tolist()))
         for index in chosen:  # STOP comes first: on a GPU the next download ends these logits
             share = None if len(chosen) == 1 else np.flatnonzero(decision.choice == index)
             if index != STOP:
-                expected += self._follow(node, index, decision, rows, share, until_ms, slowdown)
+                self._follow(node, index, decision, rows, share, until_ms, slowdown)
                 continue
             self.fallback |= not decision.fits
             kept = logits if share is None or logits is None else logits[share]
             self._keep(node, _part(rows, share), kept)
-        took, ran = self.elapsed_ms() - begun, self.engine_ms - engines
-        latency = self.machinery.latency
-        if chosen[-1] == STOP:
-            latency.overheads.observe(Kind.STOP, took)
-        elif self.decisions == number:
-            split = len(chosen) > 1
-            latency.observe_rest(expected, took, took - ran, split=split, slowdown=slowdown)
+        return decision
 
     def _keep(self, node: Node, rows: Rows, logits: Logits) -> None:
         """These rows' answer is the node's."""
@@ -270,9 +281,8 @@ class Group:
         share: Indices | None,
         until_ms: float,
         slowdown: float,
-    ) -> float:
-        """Run a successor on its share of the rows (None: all of them); what it was expected to
-        take, in ms."""
+    ) -> None:
+        """Run a successor on its share of the rows (None: all of them)."""
         latency = self.machinery.latency
         child = self.machinery.tree[node.successors[index]]
         read = share
@@ -287,6 +297,7 @@ class Group:
         rows = _part(rows, share)
         count = _count(rows)
         expected = latency.expected(child.name, source.shape[0], slowdown)
+        self.followed.append(expected)
         logits, measured = self._execute(child, source)
         latency.observe(child.name, expected, measured)
         if logits is not None:
@@ -294,7 +305,6 @@ class Group:
         accuracy = decision.predicted_accuracy[index]
         seen = Seen(count, expected, measured, slowdown, source.shape[0], accuracy)
         self._answer(child, rows, logits, until_ms, slowdown, seen)
-        return expected
 
     def _filled(self, share: Indices, pending: int) -> Indices:
         """A share with its last row repeated up to the batch size that its latency is known at.

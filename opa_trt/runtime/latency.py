@@ -206,23 +206,25 @@ class LatencyModel:
         own_ms: float,
         *,
         split: bool,
+        nodes: int = 1,
         slowdown: float = 1.0,
     ) -> None:
-        """Let the time from a decision to the answer move the margin.
+        """Let the time from a group's first decision to the answer move the margin.
 
         Args:
             expected_ms: of the engines that ran.
             measured_ms: of all that happened.
             own_ms: of that, what the runtime itself took.
             split: whether only a part of the images was sent on.
+            nodes: how many ran one after the other.
             slowdown: that was believed at the decision.
         """
         kind = Kind.SPLIT if split else Kind.WHOLE
-        expected_ms += self.overheads.ms(kind)
+        expected_ms += nodes * self.overheads.ms(kind)
         ratio = _log_ratio(measured_ms, expected_ms)
         absurd = abs(ratio) >= ABSURD
         if self._doubted or not absurd:  # two in a row are no clock that was set
-            self.overheads.observe(kind, own_ms)
+            self.overheads.observe(kind, own_ms / nodes)
             whole = expected_ms + self._entry_ms * slowdown
             self._score(measured_ms - expected_ms, whole, slowdown)
         self._doubted = absurd
