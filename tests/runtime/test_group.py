@@ -266,6 +266,25 @@ def test_the_time_of_deeper_engines_is_not_the_runtimes_own(grow: Any) -> None:
     assert session._machinery.latency.overheads.ms(Kind.WHOLE) == 0.0
 
 
+@pytest.mark.parametrize("late", ["b", "c"])
+def test_whatever_is_late_on_the_way_to_an_answer_widens_the_margin(
+    grow: Any, machine: Any, late: str
+) -> None:
+    session = grow(
+        Node("a", "a", IMAGES, BOTH, ("b",)),
+        Node("b", "b", FEATURES, (FEATURES,), ("c",)),
+        Node("c", "c", FEATURES, (LOGITS,)),
+        ms={"a": 1.0, "b": 2.0, "c": 4.0},
+    )
+    tell(session, lambda view, budget: 0)
+    usual = machine.ms[late]
+    for group in range(100):
+        machine.ms[late] = usual + (3.0 if group % 10 == 9 else 0.0)
+        session.infer(marked(8), math.inf)
+    score = session._machinery.latency.promise(1.0).score
+    assert score == pytest.approx(3 / math.sqrt(7), rel=0.25)
+
+
 def test_a_node_without_logits_must_be_left(grow: Any) -> None:
     session = grow(
         Node("stem", "stem", IMAGES, (FEATURES,), ("end",)),
