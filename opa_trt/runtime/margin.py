@@ -30,10 +30,10 @@ Ints = npt.NDArray[np.intp]
 class Regime:
     """What recent groups took while the machine was about as slow.
 
-    A score is how far the time from a decision to the answer was beyond its expectation, over the
-    square root of what the whole group was expected to take, its entry included (``Promise``): a
-    moment's interruption of a short tail would otherwise be taken for a slow machine, and charged
-    to long tails many times over.
+    A score is how far the time from a group's first decision to its answer was beyond its
+    expectation, over the square root of what the whole group was expected to take, its entry
+    included (``Promise``): a moment's interruption of a short tail would otherwise be taken for a
+    slow machine, and charged to long tails many times over.
     """
 
     def __init__(self) -> None:
