@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -129,6 +130,11 @@ class Arrival:
     slowdown: float = 1.0
     promises: Mapping[str, Promise] = field(default_factory=dict)
     ahead: Mapping[str, Ahead] = field(default_factory=dict)
+
+    @cached_property
+    def promised_ms(self) -> dict[str, float]:
+        """``group_ms`` by entry."""
+        return dict(zip(self.entries, self.group_ms.tolist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -68,11 +68,12 @@ class OpaPolicy(PolicyBase):
             if state is None:
                 message = f"policy opa needs logits, which {view.node} does not give."
                 raise ConfigError(message, remedy="use another policy for this bundle.")
-            return self._choose(view, budget, state), state
-        if self._ways[view.node].latency_ms(view)[:, -1].min() > budget.left_ms:
+            return self._choose(view, budget, state, self._whole_ms(view)), state
+        latency = self._whole_ms(view)
+        if min(latency) > budget.left_ms:
             return nothing_fits(view, budget.left_ms), None
-        decision = self.decide(view, budget, ascending_powers(view.logits))
-        return decision, decision.estimated_accuracy
+        estimated = self._estimated(view.node, ascending_powers(view.logits))
+        return self._choose(view, budget, estimated, latency), estimated
 
     def decide(self, view: View, budget: Budget, powers: Floats) -> Decision:
         """``step``, where the logits' ``ascending_powers [N, C]`` are known already.
@@ -80,13 +81,24 @@ class OpaPolicy(PolicyBase):
         Raises:
             ConfigError: no estimator reads this node's logits.
         """
-        return self._choose(view, budget, share(self._estimator(view.node).judged(powers)))
+        return self._choose(view, budget, self._estimated(view.node, powers), self._whole_ms(view))
 
-    def _choose(self, view: View, budget: Budget, estimated: float) -> Decision:
-        """The best way that fits where the pioneer's accuracy is ``estimated`` so."""
+    def _whole_ms(self, view: View) -> list[float]:
+        """What the whole group takes along each way."""
+        latency: list[float] = self._ways[view.node].latency_ms(view)[:, -1].tolist()
+        return latency
+
+    def _estimated(self, node: str, powers: Floats) -> float:
+        """The accuracy of a node's own answers."""
+        return share(self._estimator(node).judged(powers))
+
+    def _choose(
+        self, view: View, budget: Budget, estimated: float, latency: list[float]
+    ) -> Decision:
+        """The best way that fits where the pioneer's accuracy is ``estimated`` so, and the whole
+        group takes ``latency [W]`` along each."""
         ways = self._ways[view.node]
         accuracy: list[float] = self._predicted[view.node](estimated).tolist()
-        latency: list[float] = ways.latency_ms(view)[:, -1].tolist()
         best, fitting = ways.best(accuracy, latency, budget.left_ms)
         if best is not None:
             reason = f"{ways.ends[best]} is the best of {fitting} that fit"

@@ -111,7 +111,7 @@ class OpaSplitPolicy(PolicyBase):
         known = self._typical.keys() & arrival.ahead.keys()
         if not known:  # a bundle built earlier
             return self._entrance.pick(arrival, budget.left_ms), None
-        ms = dict(zip(arrival.entries, arrival.group_ms.tolist(), strict=True))
+        ms = arrival.promised_ms
         expected: dict[str, float] = {}
         for name in arrival.entries:
             if ms[name] <= budget.left_ms and (name in known or name in self._complete):
@@ -147,10 +147,11 @@ class OpaSplitPolicy(PolicyBase):
                 raise ConfigError(message, remedy="use another policy for this bundle.")
             return self._go_on(view, budget, state), state
         ways = self._ways[view.node]
-        if _cheapest_ms(ways.latency_ms(view), view.split_ms) > budget.left_ms:
+        latency = ways.latency_ms(view)
+        if _cheapest_ms(latency, view.split_ms) > budget.left_ms:
             return nothing_fits(view, budget.left_ms), None
         right = self._right(view.node, evidence(view.logits))
-        decision = self._decide(view, budget, right)
+        decision = self._decide(view, budget, right, latency)
         if ways.direct:
             return decision, None
         sent = right[decision.choice != STOP, 1:]
@@ -162,12 +163,13 @@ class OpaSplitPolicy(PolicyBase):
         Raises:
             ConfigError: no model reads this node's logits.
         """
-        return self._decide(view, budget, self._right(view.node, evidence))
+        latency = self._ways[view.node].latency_ms(view)
+        return self._decide(view, budget, self._right(view.node, evidence), latency)
 
-    def _decide(self, view: View, budget: Budget, right: Floats) -> Decision:
-        """What to do where each image is thought ``right [N, 1 + W]`` so likely."""
+    def _decide(self, view: View, budget: Budget, right: Floats, latency: Milliseconds) -> Decision:
+        """What to do where each image is thought ``right [N, 1 + W]`` so likely, and the ways take
+        ``latency [W, B]``."""
         ways = self._ways[view.node]
-        latency = ways.latency_ms(view)
         found = plan(right, latency, view.batches, view.split_ms, budget.left_ms)
         share = np.full(len(right), 1 / len(right), dtype=np.float32)
         estimated, *predicted = (share @ right).tolist()

@@ -49,11 +49,10 @@ def pick_entry(machinery: Machinery, count: int, left_ms: float, largest: int) -
     chosen, machinery.state = policy.enter(arrival, Budget(left_ms), machinery.state)
     sure = chosen or _without_policy(machinery, arrival, left_ms)
     latency.overheads.observe(Kind.ENTRY, machinery.clock.now_ms() - begun)
-    ms = dict(zip(arrival.entries, arrival.group_ms.tolist(), strict=True))
-    tries, chosen = None, sure
+    ms, tries, chosen = arrival.promised_ms, None, sure
     if policy.explores:
         tries = machinery.tries.under(left_ms)
-        chosen = _tried(machinery, tries, sure.node, ms[sure.node], count, left_ms, largest) or sure
+        chosen = _tried(machinery, tries, sure.node, arrival, left_ms, largest) or sure
     accuracy = tuple(chosen.accuracy.get(name, math.nan) for name in ms)
     told = Entered(chosen.node, left_ms, chosen.reason, tuple(ms), tuple(ms.values()), accuracy)
     return Entry(machinery.tree[chosen.node], told, tries)
@@ -63,18 +62,18 @@ def _tried(
     machinery: Machinery,
     tries: Tries,
     sure: str,
-    sure_ms: float,
-    count: int,
+    arrival: Arrival,
     left_ms: float,
     largest: int,
 ) -> EntryChoice | None:
     """An entry of which little is known, if a try is due, there is time to think of one, and the
     policy wants it should it be in time."""
     overheads, begun = machinery.latency.overheads, machinery.clock.now_ms()
-    free, later_ms = sure_ms > left_ms, left_ms - overheads.ms(Kind.TRY)
+    sure_ms, later_ms = arrival.promised_ms[sure], left_ms - overheads.ms(Kind.TRY)
+    free = sure_ms > left_ms
     if not tries.due or (sure_ms > later_ms and not free):
         return None
-    found = _hoped(machinery, sure, count, later_ms, largest)
+    found = _hoped(machinery, sure, arrival.images, later_ms, largest)
     tries.asked(trying=found is not None, free=free)
     overheads.observe(Kind.TRY, machinery.clock.now_ms() - begun)
     return found
@@ -124,7 +123,7 @@ def _arrival(
 def _without_policy(machinery: Machinery, arrival: Arrival, left_ms: float) -> EntryChoice:
     """The largest entry whose cheapest way fits, or the one that mostly is the fastest: where
     nothing can be promised, it does not count how much could be."""
-    ms = dict(zip(arrival.entries, arrival.group_ms.tolist(), strict=True))
+    ms = arrival.promised_ms
     fitting = [entry for entry in machinery.entries if ms[entry.name] <= left_ms]
     if fitting:
         best = max(fitting, key=lambda entry: (entry.resolution, machinery.reach[entry.name]))

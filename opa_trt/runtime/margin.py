@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -91,7 +92,7 @@ class Margins:
     """
 
     def __init__(self, entries: int) -> None:
-        self._regimes: dict[int, Regime] = {}
+        self._regimes: defaultdict[int, Regime] = defaultdict(Regime)
         self._quantiles: dict[int, float] = {}  # by regime, those that are known
         self._factors = np.ones(entries)  # how many times more restless each is
         self._compared = 0  # scores until the factors are looked at again
@@ -115,7 +116,7 @@ class Margins:
 
     def at(self, slowdown: float) -> Regime:
         """The regime that a slowdown (1 is as profiled) lies in."""
-        return self._regimes.setdefault(_place(slowdown), Regime())
+        return self._regimes[_place(slowdown)]
 
     def score(self, slowdown: float, entry: int) -> float:
         """What ``QUANTILE`` of groups stay below that enter there."""
@@ -126,7 +127,7 @@ class Margins:
 
     def _quantile(self, place: int) -> float:
         """Of a regime. While little is known of it, it is thought as restless as a calmer one."""
-        own = self._regimes.setdefault(place, Regime()).alike(self._factors)
+        own = self._regimes[place].alike(self._factors)
         found = quantile(own)
         if len(own) >= TELLING:
             return found

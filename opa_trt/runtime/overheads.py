@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from enum import Enum
+from statistics import median_high
 
 REMEMBERED = 50  # of each kind, of which the median counts
 ENOUGH = 5  # of one kind, before others are no longer counted with them
@@ -24,7 +25,7 @@ class Kind(Enum):
 STAND_INS = {
     Kind.WHOLE: (Kind.SPLIT, Kind.STOP),
     Kind.SPLIT: (Kind.WHOLE, Kind.STOP),
-    Kind.STOP: (Kind.WHOLE, Kind.SPLIT),
+    Kind.STOP: (),
     Kind.ALONE: (),  # others decide, which takes longer
     Kind.ENTRY: (),
     Kind.TRY: (),
@@ -48,7 +49,7 @@ class Overheads:
         for other in STAND_INS[kind]:
             if len(known) < ENOUGH:  # one that was interrupted would count for all
                 known += self._recent[other]
-        return sorted(known)[len(known) // 2] if known else 0.0
+        return median_high(known) if known else 0.0
 
     def beyond_ms(self) -> float:
         """What a split takes beyond sending on the whole group."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from opa_trt.policies import Promise
 from opa_trt.runtime.latency import LatencyModel
-from opa_trt.runtime.margin import FEW, KNOWN, QUANTILE, WINDOW
+from opa_trt.runtime.margin import FEW, KNOWN, QUANTILE, SHARED, WINDOW
 from opa_trt.runtime.overheads import ENOUGH, Kind
 from opa_trt.store import LatencyProfile
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
@@ -370,8 +370,11 @@ def scores(model: LatencyModel) -> list[float]:
 def test_a_restless_entry_is_promised_with_more_margin() -> None:
     model = one_restless(WINDOW)
     short, _, long = scores(model)
+    own = (0.2 / math.sqrt(8)) / (1.0 / math.sqrt(2))  # times as restless as all
+    weight = WINDOW / 2 * (1 - 1 / 2)  # half of the scores are its own
+    factor = (SHARED + weight * own) / (SHARED + weight)
     assert short == pytest.approx(1.0 / math.sqrt(2), rel=0.05)
-    assert 0.2 / math.sqrt(8) <= long <= 0.2 * short
+    assert long == pytest.approx(short * factor, rel=0.05)
 
 
 def test_one_of_which_nothing_is_known_is_thought_as_restless_as_all() -> None:
