@@ -158,16 +158,7 @@ def one_by_one(setting: Setting, images: Images) -> Iterator[tuple[Tensor, Tenso
 def at_once(setting: Setting, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
     """The same by the library's ``Batches``."""
     plan, side = setting.plan, setting.source.size
-    batches = Batches(
-        images,
-        setting.source,
-        plan.batch_size,
-        SEED,
-        plan.shift,
-        plan.flip,
-        plan.cutout,
-        setting.device,
-    )
+    batches = Batches(images, setting.source, plan.batch_size, SEED, plan, setting.device)
     for step in range(ENDLESS):
         yield batches.batch(0, step, side)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from opa_trt.device import CPU
 from opa_trt.errors import DataError
 from opa_trt.supernet.preprocess import Preprocess
+from opa_trt.training.augment import UNCHANGED, Augmentation
 from opa_trt.training.data import Images
 from opa_trt.training.degrade import mixed
 
@@ -109,9 +110,7 @@ class Batches:
     source: Source
     batch_size: int
     seed: int
-    shift: int = 0
-    flip: bool = False
-    cutout: int = 0
+    augmentation: Augmentation = UNCHANGED
     device: str | torch.device = CPU
 
     @cached_property
@@ -126,7 +125,8 @@ class Batches:
         return torch.tensor(self.images.labels, device=self.device)
 
     def batch(self, phase: int, step: int, resolution: int) -> tuple[Tensor, Tensor]:
-        """Inputs ``[N, 3, R, R] float32`` and labels ``[N] int64`` of one step."""
+        """Inputs ``[N, 3, R, R] float32`` and labels of one step: ``[N] int64``, or each class's
+        share ``[N, C] float32`` where images are mixed."""
         count = len(self.images)
         size = min(self.batch_size, count)
         per_epoch = count // size
@@ -134,42 +134,13 @@ class Batches:
         order = np.random.default_rng([self.seed, phase, epoch, 1]).permutation(count)
         rows = self._moved(order[place * size : (place + 1) * size])
         draw = np.random.default_rng([self.seed, phase, step, 2])
-        pixels = self._augment(self._pixels[rows], draw)
+        pixels = self.augmentation.change(self._pixels[rows], draw, self.source.mean)
         if self.source.degradations:
             degraded = self.source.degrade(pixels.cpu().numpy(), int(draw.integers(2**31)))
             pixels = self._moved(degraded)
-        return self.source.normalise(pixels, resolution), self._labels[rows]
+        classes = len(self.images.classes)
+        pixels, labels = self.augmentation.mix(pixels, self._labels[rows], classes, draw)
+        return self.source.normalise(pixels, resolution), labels
 
     def _moved(self, drawn: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(drawn).to(self.device)
-
-    def _augment(self, pixels: Tensor, draw: np.random.Generator) -> Tensor:
-        """Mirror some, shift each by up to ``shift`` pixels (edges repeated), cut a square out."""
-        if self.flip:
-            mirrored = self._moved(draw.random(len(pixels)) < 0.5)
-            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
-        if self.shift:
-            pixels = self._shift(pixels, draw)
-        return self._cut_out(pixels, draw) if self.cutout else pixels
-
-    def _shift(self, pixels: Tensor, draw: np.random.Generator) -> Tensor:
-        count, channels, side = len(pixels), pixels.shape[1], pixels.shape[-1]
-        place = torch.arange(side, device=self.device)
-        first = self._moved(draw.integers(0, 2 * self.shift + 1, (2, count, 1))) - self.shift
-        rows, columns = (first + place).clamp_(0, side - 1)
-        return pixels[
-            torch.arange(count, device=self.device)[:, None, None, None],
-            torch.arange(channels, device=self.device)[None, :, None, None],
-            rows[:, None, :, None],
-            columns[:, None, None, :],
-        ]
-
-    def _cut_out(self, pixels: Tensor, draw: np.random.Generator) -> Tensor:
-        """A square around a random pixel gets the mean colour: it may reach beyond the edge."""
-        side = pixels.shape[-1]
-        place = torch.arange(side, device=self.device)
-        first = self._moved(draw.integers(0, side, (2, len(pixels), 1))) - self.cutout // 2
-        rows, columns = (place >= first) & (place < first + self.cutout)
-        mean = torch.tensor(self.source.mean).mul(255).round().byte().to(self.device)
-        gone = rows[:, None, :, None] & columns[:, None, None, :]
-        return torch.where(gone, mean[:, None, None], pixels)

@@ -167,17 +167,8 @@ class _Run:
     @cached_property
     def batches(self) -> Batches:
         """What is learned from, step by step."""
-        plan = self.plan
-        return Batches(
-            self.train_images,
-            self.source,
-            plan.batch_size,
-            self.seed,
-            plan.shift,
-            plan.flip,
-            plan.cutout,
-            self.state.device,
-        )
+        plan, place = self.plan, self.state.device
+        return Batches(self.train_images, self.source, plan.batch_size, self.seed, plan, place)
 
     def phase(self, name: str, schedule: Schedule) -> None:
         """One phase, from the state's step on, and what it found."""
@@ -214,7 +205,7 @@ class _Run:
         logits = state.network.forward_many(images, chosen)
         each = F.cross_entropy(
             logits.flatten(0, 1),
-            labels.repeat(len(chosen)),
+            torch.cat([labels] * len(chosen)),
             reduction="none",
             label_smoothing=self.plan.label_smoothing,
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from opa_trt.errors import ConfigError
-from opa_trt.training.plan import SHARED_BOUNDS, check_below, check_positive
+from opa_trt.training.augment import Augmentation
+from opa_trt.training.plan import check_positive, check_shared
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class LeafPlan:
+class LeafPlan(Augmentation):
     """Everything but network and images that decides what a training of shallow phases computes.
 
     In the paper an epoch of ImageNet has 40,036 steps of 32 images. ResNet50: 60 epochs of base
@@ -59,9 +60,6 @@ class LeafPlan:
         momentum: of SGD (Nesterov).
         weight_decay: of the shallow phases' convolutions.
         label_smoothing: of the loss.
-        shift: as for progressive shrinking, as are ``flip`` and ``cutout``.
-        flip: whether half of the images are mirrored.
-        cutout: side of a square that is cut out, in pixels.
         checkpoint_every: steps between two saved states.
     """
 
@@ -73,9 +71,6 @@ class LeafPlan:
     momentum: float = 0.9
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
-    shift: int = 0
-    flip: bool = False
-    cutout: int = 0
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
@@ -83,7 +78,7 @@ class LeafPlan:
             if getattr(self, key) < 1:
                 msg = f"{key} = {getattr(self, key)}."
                 raise ConfigError(msg, expected="at least 1.")
-        check_below(self, SHARED_BOUNDS)
+        check_shared(self)
 
     def scaled(self, total: int) -> LeafPlan:
         """The same plan in about ``total`` steps."""

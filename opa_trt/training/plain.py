@@ -101,9 +101,7 @@ def train_plain(
     state, told = PlainState(own, optimizer, identity), progress or Progress()
     state.restore(folder)
     if not state.log:
-        given = Batches(
-            train_images, source, plan.batch_size, seed, plan.shift, plan.flip, plan.cutout, place
-        )
+        given = Batches(train_images, source, plan.batch_size, seed, plan, place)
         _steps(state, plan, given, folder, seed, told)
         own.to(CPU).eval()
         accuracy = share_right(own, batches(source, check_images, source.size))

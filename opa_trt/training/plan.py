@@ -10,6 +10,7 @@ from typing import Any
 from opa_trt.errors import ConfigError
 from opa_trt.supernet import Space
 from opa_trt.supernet.genome import Kind
+from opa_trt.training.augment import Augmentation
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -20,6 +21,7 @@ SHARED_BOUNDS = {  # every plan's: 0 or more, below
     "weight_decay": math.inf,
     "shift": math.inf,
     "cutout": math.inf,
+    "colour": 1.0,
 }
 
 
@@ -37,6 +39,14 @@ def check_below(plan: Any, bounds: Mapping[str, float], prefix: str = "") -> Non
         if not 0 <= getattr(plan, key) < most:
             msg = f"{prefix}{key} = {getattr(plan, key)}."
             raise ConfigError(msg, expected=f"0 or more, below {most:g}.")
+
+
+def check_shared(plan: Any, prefix: str = "") -> None:
+    """Raises ``ConfigError`` unless what every plan has is within its bounds."""
+    check_below(plan, SHARED_BOUNDS, prefix)
+    if not 0 <= plan.cutmix <= 1:
+        msg = f"{prefix}cutmix = {plan.cutmix}."
+        raise ConfigError(msg, expected="a share, 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
+class TrainingPlan(Augmentation):
     """Everything but space and images that decides what a training run computes.
 
     Rates are those of SGD with Nesterov momentum on the mean loss of a step's sub-networks;
@@ -98,16 +108,14 @@ class TrainingPlan:
     weight_decay: float = 3e-5
     label_smoothing: float = 0.1
     distill_weight: float = 1.0
-    shift: int = 0
-    flip: bool = False
-    cutout: int = 0
     precision: str = "float32"
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
         positive = ("batch_size", "learning_rate", "elastic_learning_rate", "checkpoint_every")
         check_positive(self, positive, "training.")
-        check_below(self, {**SHARED_BOUNDS, "distill_weight": math.inf}, "training.")
+        check_shared(self, "training.")
+        check_below(self, {"distill_weight": math.inf}, "training.")
         if self.precision not in PRECISIONS:
             msg = f"training.precision = {self.precision!r}."
             raise ConfigError(msg, expected=f"one of {list(PRECISIONS)}.")

@@ -92,9 +92,7 @@ def train(
         phase=0 if start is None else sum(not phase.elastic for phase in schedule),
     )
     state.restore(folder)
-    batches = Batches(
-        train_images, source, plan.batch_size, seed, plan.shift, plan.flip, plan.cutout, place
-    )
+    batches = Batches(train_images, source, plan.batch_size, seed, plan, place)
     for index, phase in enumerate(schedule):
         if index < state.phase:
             continue

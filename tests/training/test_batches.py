@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from opa_trt.training.augment import Augmentation
 from opa_trt.training.batches import Batches, Source
 from opa_trt.training.data import Images
 
@@ -40,7 +41,8 @@ def numbers(inputs: torch.Tensor) -> list[int]:
 @pytest.mark.parametrize("step", [0, 2, 3, 50])
 def test_a_batch_is_a_function_of_seed_phase_and_step(images: Images, step: int) -> None:
     source = replace(BYTES, degradations=("noise", "blur"))
-    first, second = (Batches(images, source, 6, 1, shift=2, flip=True) for _ in range(2))
+    drawn = Augmentation(shift=2, flip=True)
+    first, second = (Batches(images, source, 6, 1, drawn) for _ in range(2))
     first.batch(0, 7, 16)  # what came before does not matter
     for found, expected in zip(first.batch(2, step, 16), second.batch(2, step, 16), strict=True):
         assert torch.equal(found, expected)
@@ -56,7 +58,7 @@ def test_another_seed_phase_or_step_draws_other_images(
 
 
 def test_another_step_draws_another_augmentation(images: Images) -> None:
-    batches = Batches(images.select([0]), BYTES, 1, 1, shift=4)
+    batches = Batches(images.select([0]), BYTES, 1, 1, Augmentation(shift=4))
     drawn = [batches.batch(0, step, 16)[0] for step in range(8)]
     assert any(not torch.equal(drawn[0], other) for other in drawn[1:])
 
@@ -85,62 +87,6 @@ def test_without_augmentation_inputs_are_the_pixels(images: Images, batches: Bat
     inputs, _ = batches.batch(0, 0, 16)
     expected = torch.tensor(images.pixels[numbers(inputs)]).float()
     torch.testing.assert_close(inputs, expected, atol=1e-3, rtol=1e-5)
-
-
-# --- augmentation -------------------------------------------------------------------------------
-
-
-def test_a_flip_mirrors_some_images_and_leaves_the_others(images: Images) -> None:
-    batches = Batches(images, BYTES, 20, 1, flip=True)
-    found = batches.batch(0, 0, 16)[0].round().byte().numpy()
-    plain = replace(batches, flip=False).batch(0, 0, 16)[0].round().byte().numpy()
-    kept = (found == plain).all((1, 2, 3))
-    mirrored = (found == plain[..., ::-1]).all((1, 2, 3))
-    assert (kept ^ mirrored).all()
-    assert 3 < mirrored.sum() < 17
-
-
-def test_a_shift_moves_each_image_and_repeats_its_edges(images: Images) -> None:
-    margin = 2
-    batches = Batches(images, BYTES, 20, 1, shift=margin)
-    found = batches.batch(0, 0, 16)[0].round().byte().numpy()
-    plain = replace(batches, shift=0).batch(0, 0, 16)[0].round().byte().numpy()
-    padded = np.pad(plain, ((0, 0), (0, 0), (margin,) * 2, (margin,) * 2), mode="edge")
-    offsets = set()
-    for image, wide in zip(found, padded, strict=True):
-        places = [
-            (top, left)
-            for top in range(2 * margin + 1)
-            for left in range(2 * margin + 1)
-            if (wide[:, top : top + SIDE, left : left + SIDE] == image).all()
-        ]
-        assert len(places) == 1
-        offsets.update(places)
-    assert len(offsets) > 8
-
-
-def test_cutout_gives_each_image_one_square_of_the_mean_colour(images: Images) -> None:
-    source = replace(BYTES, mean=(0.2, 0.4, 0.6))
-    batches = Batches(images, source, 20, 1, cutout=6)
-    found = batches.batch(0, 0, 16)[0]
-    plain = replace(batches, cutout=0).batch(0, 0, 16)[0]
-    changed = (found - plain).abs().amax(1) > 0.5
-    sizes = set()
-    for image, where in zip(found, changed, strict=True):
-        rows, columns = where.any(1).nonzero().squeeze(1), where.any(0).nonzero().squeeze(1)
-        box = image[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        assert box.abs().max() < 0.5  # the mean colour, normalised, but for rounding
-        assert where.sum() <= box[0].numel()
-        sizes.add(tuple(box.shape[1:]))
-    assert (6, 6) in sizes
-    assert all(max(size) <= 6 for size in sizes)
-    assert len(sizes) > 1  # some reach beyond the edge
-
-
-def test_augmentation_leaves_the_images_alone(images: Images) -> None:
-    before = images.digest()
-    Batches(images, BYTES, 20, 1, shift=3, flip=True, cutout=4).batch(0, 0, 16)
-    assert images.digest() == before
 
 
 # --- sources ------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ PLAN = LeafPlan(
     batch_size=8,
     shift=2,
     flip=True,
+    cutmix=0.5,
     checkpoint_every=2,
 )
 Train = Callable[..., LeafState]
@@ -304,7 +305,7 @@ def test_the_logged_accuracy_is_that_of_the_configuration(whole: LeafState, stri
     for row in whole.measured:
         with torch.no_grad():
             right = whole.network(inputs, row.configuration).argmax(1) == labels
-        assert row.accuracy == right.float().mean().item()
+        assert row.accuracy == right.double().mean().item()
 
 
 def test_an_accuracy_does_not_depend_on_what_else_is_measured(

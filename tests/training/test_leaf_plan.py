@@ -48,6 +48,8 @@ def test_a_schedules_numbers_are_checked(values: dict[str, Any]) -> None:
         ("weight_decay", float("inf")),
         ("shift", -1),
         ("cutout", -1),
+        ("colour", 1.0),
+        ("cutmix", 1.5),
     ],
 )
 def test_a_plans_numbers_are_checked(key: str, value: Any) -> None:

@@ -105,11 +105,11 @@ def test_images_of_another_size_are_refused(train: Train) -> None:
         train(source=Source(size=20))
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_it_learns_stripes(train: Train, precision: str, stripes: Any) -> None:
-    plan = TrainingPlan(
-        batch_size=24, steps=Steps(full=30), learning_rate=0.05, precision=precision
-    )
+@pytest.mark.parametrize(
+    "changes", [*({"precision": name} for name in PRECISIONS), {"cutmix": 0.5}]
+)
+def test_it_learns_stripes(train: Train, changes: dict[str, Any], stripes: Any) -> None:
+    plan = TrainingPlan(batch_size=24, steps=Steps(full=30), learning_rate=0.05, **changes)
     listener = Listener()
     state = train(plan=plan, train_images=stripes(48), progress=listener)
     (entry,) = state.log

@@ -149,7 +149,17 @@ def test_sizes_and_rates_are_positive(key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["momentum", "label_smoothing", "weight_decay", "distill_weight", "shift", "cutout"]
+    "key",
+    [
+        "momentum",
+        "label_smoothing",
+        "weight_decay",
+        "distill_weight",
+        "shift",
+        "cutout",
+        "colour",
+        "cutmix",
+    ],
 )
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
 def test_the_other_numbers_are_not_negative(key: str, value: Any) -> None:
@@ -157,10 +167,16 @@ def test_the_other_numbers_are_not_negative(key: str, value: Any) -> None:
         TrainingPlan(**{key: value})
 
 
-@pytest.mark.parametrize("key", ["momentum", "label_smoothing"])
-def test_momentum_and_label_smoothing_stay_below_1(key: str) -> None:
+@pytest.mark.parametrize("key", ["momentum", "label_smoothing", "colour"])
+def test_some_stay_below_1(key: str) -> None:
     with pytest.raises(ConfigError, match="0 or more, below 1"):
         TrainingPlan(**{key: 1.0})
+
+
+def test_all_images_may_be_mixed_but_no_more() -> None:
+    assert TrainingPlan(cutmix=1.0).cutmix == 1
+    with pytest.raises(ConfigError, match=r"training\.cutmix = 1\.01\.\s+Expected  a share, 0 to 1"):
+        TrainingPlan(cutmix=1.01)
 
 
 def test_an_unknown_precision_is_refused() -> None:

@@ -516,15 +516,17 @@ def test_images_of_another_size_than_the_source_says_are_refused(run: Any) -> No
 # --- learning -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "changes", [*({"precision": name} for name in PRECISIONS), {"cutmix": 0.5, "colour": 0.2}]
+)
 def test_a_short_training_learns_an_easy_task(
-    run: Any, stripes: Any, plan: TrainingPlan, precision: str
+    run: Any, stripes: Any, plan: TrainingPlan, changes: dict[str, Any]
 ) -> None:
     steps = Steps(28, 4, (4,), (4, 4))
     state = run(
         train_images=stripes(96),
         check_images=stripes(60, seed=1),
-        plan=replace(plan, steps=steps, shift=1, precision=precision),
+        plan=replace(plan, steps=steps, shift=1, **changes),
     )
     assert min(state.log[-1]["accuracy"].values()) > 0.9
 
