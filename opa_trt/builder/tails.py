@@ -87,7 +87,7 @@ class Trials:
         return [self.cut.tail_macs(arch) for arch in self.archs]
 
 
-def pareto_layers(macs: Sequence[int], accuracy: Sequence[float]) -> list[int]:
+def pareto_layers(macs: Sequence[float], accuracy: Sequence[float]) -> list[int]:
     """For each candidate the layer of its Pareto front: 0 is dominated by none.
 
     One dominates another if it has no more MACs and no less accuracy, and is better in one.
@@ -109,7 +109,7 @@ def pareto_layers(macs: Sequence[int], accuracy: Sequence[float]) -> list[int]:
 
 
 def choose(
-    macs: Sequence[int],
+    macs: Sequence[float],
     accuracy: Sequence[float],
     count: int,
     picks: Sequence[int] | None = None,

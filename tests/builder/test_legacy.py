@@ -163,6 +163,15 @@ def test_complete_networks_give_the_same(session: Session, network: Augmented) -
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
 
 
+def test_complete_networks_are_of_the_front_first(manifest: Manifest) -> None:
+    found = manifest.report["configurations"]
+    best = [tuple(row["shallow"]) for row in found["tried"] if row["front"]]
+    kept = [tuple(bits) for bits in found["wholes"]]
+    assert len(set(kept)) == 3
+    assert set(best[:1] + best[-1:]) <= set(kept)
+    assert set(best) <= set(kept) or set(kept) <= set(best)
+
+
 def test_accuracies_are_those_of_each_nodes_own_way(manifest: Manifest, session: Session) -> None:
     """Segments are shared, answers are not."""
     accuracy = {node.name: node.accuracy for node in manifest.nodes if LOGITS in node.outputs}

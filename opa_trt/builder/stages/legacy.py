@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from opa_trt.builder.compiling import Runner
-from opa_trt.builder.deployment import spread
 from opa_trt.builder.exit_heads import Lesson, learn_head
 from opa_trt.builder.legacy_parts import EXIT, LegacyParts
 from opa_trt.builder.network import logits_macs, run_batches
 from opa_trt.builder.parts import above
 from opa_trt.builder.pooling import head_images
+from opa_trt.builder.tails import choose
 from opa_trt.builder.work import Finding
 from opa_trt.errors import RecipeError
 from opa_trt.store import LatencyProfile
@@ -41,7 +41,7 @@ def network(parts: LegacyParts) -> Finding:
 
 def configurations(parts: LegacyParts) -> Finding:
     """How often each configuration is right on the choosing images; and those that are deployed as
-    one engine each, for comparison, from the front of MACs."""
+    one engine each, for comparison, best those on the front of MACs."""
     own, side = parts.network, parts.recipe.data.size
     tried = candidate_configurations(len(own.phases), parts.recipe.seed)
     costs = own.costs(side)
@@ -52,7 +52,7 @@ def configurations(parts: LegacyParts) -> Finding:
         for each, share in zip(tried, accuracies(own, tried, batches), strict=True)
     ]
     best = front(measured)
-    wholes = _wholes(parts, measured, best)
+    wholes = _wholes(parts, measured)
     line = (
         f"{len(tried)} tried, {min(m.accuracy for m in measured):.1%} to "
         f"{max(m.accuracy for m in measured):.1%}, {len(best)} on the front of MACs"
@@ -64,16 +64,14 @@ def configurations(parts: LegacyParts) -> Finding:
     return Finding(line, facts)
 
 
-def _wholes(
-    parts: LegacyParts, measured: Sequence[Measured], best: Sequence[Measured]
-) -> list[Measured]:
-    """As many as the recipe wants, evenly from the front, or from all where it is shorter."""
+def _wholes(parts: LegacyParts, measured: Sequence[Measured]) -> list[Measured]:
+    """As many as the recipe wants: of the front, and where it is shorter of the next fronts."""
     wanted = parts.recipe.baselines.whole
-    ends = best if len(best) >= wanted else sorted(measured, key=lambda each: each.cost)
-    if len(ends) < wanted:
+    if len(measured) < wanted:
         message = f"baselines.whole = {wanted}."
-        raise RecipeError(message, expected=f"at most {len(ends)}: there are no more.")
-    return [ends[place] for place in spread(len(ends), wanted)]
+        raise RecipeError(message, expected=f"at most {len(measured)}: there are no more.")
+    costs, shares = [m.cost for m in measured], [m.accuracy for m in measured]
+    return [measured[place] for place in choose(costs, shares, wanted)]
 
 
 def pioneer(parts: LegacyParts) -> Finding:
