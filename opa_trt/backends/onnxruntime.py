@@ -27,9 +27,9 @@ class OnnxRuntimeBackend(Backend):
 
     Args:
         device: ``cpu``.
-        spin: let threads spin while they wait within a run. At one image that is up to 1.8 times
-            as fast where nothing else wants the cores, and several times as slow where something
-            does: for machines that run this alone.
+        spin: let threads spin while they wait within a run. At one image that was up to 1.4 times
+            as fast where nothing else wanted the cores (docs/results/backends.md); whatever else
+            does want them waits: for machines that run this alone.
     """
 
     name = "onnxruntime"

@@ -26,7 +26,7 @@ TABLE, REACTIVE = "table", "reactive"
 WINDOW = 10  # images that the latency is averaged over
 HYSTERESIS = 0.1  # of the deadline: what the next level must leave free to be tried
 BETTER = 0.9  # times the latency expected when a level failed: below that it is tried again
-PATIENCE = 4  # windows that a level is left alone after it failed; twice as many each time
+PATIENCE = 4  # groups after a full window that a failed level is left alone; then twice as many
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Failure:
 
     Args:
         expected_ms: what it was expected to take then.
-        patience: windows to wait before it is tried under the same conditions.
+        patience: groups to wait before it is tried under the same conditions.
         left: how many of them are still to come.
     """
 
@@ -50,7 +50,7 @@ class Reaction:
 
     Args:
         level: the present one; None before the first group.
-        ms: what every level is promised to take for the present group.
+        ms: what every level is expected to take for the present group.
         window: images and measured ms of the last groups at this level, oldest first.
         tried_ms: what the present level was expected to take when it was gone up to, until a
             window has shown that it holds.
@@ -129,7 +129,7 @@ class DynamicOfaPolicy(PolicyBase):
         path = dict(itertools.pairwise(self.levels[state.level].nodes))
         follower = path.get(view.node)
         best = STOP if follower is None else view.successors.index(follower)
-        fits = bool((view.latency_ms[:, -1] <= budget.left_ms).any())
+        fits = best == STOP or bool((view.latency_ms[:, -1] <= budget.left_ms).any())
         reason = self._reason(state.level)
         return all_to(best, view, budget.left_ms, fits=fits, reason=reason), state
 
@@ -159,15 +159,12 @@ class DynamicOfaPolicy(PolicyBase):
         return replace(state, level=max(fitting, default=0))
 
     def _rest_ms(self, level: Route, view: View) -> float:
-        """Promised ms of what is left of a level's route after the view's node."""
+        """Expected ms of what is left of a level's route after the view's node."""
         if view.node not in level.nodes:
             return math.inf
         after = level.nodes[level.nodes.index(view.node) + 1 :]
-        if not after:
-            return 0.0
         assert view.each_ms is not None
-        later = sum(float(view.each_ms[self._rows[name], -1]) for name in after[1:])
-        return float(view.latency_ms[view.successors.index(after[0]), -1]) + later
+        return sum(float(view.each_ms[self._rows[name], -1]) for name in after)
 
     def _up(self, state: Reaction, deadline_ms: float) -> Reaction:
         """The next level, if it is expected to fit and has not failed under such conditions."""

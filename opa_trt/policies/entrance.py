@@ -53,12 +53,12 @@ class Entrance:
             expected = [sum(arrival.each_ms[name] for name in each) for each in nodes]
             promise = arrival.promises.get(entry, Promise())
             ms = promise.ms(np.array(expected)).tolist()
-            overhead = cheapest - min(ms)  # of the runtime itself: it is the same for every way
-            found += [
-                (accuracy if worth is None else worth(nodes[-1]), side, -(own + overhead), entry)
-                for (accuracy, side, nodes), own in zip(self._ways[entry], ms, strict=True)
-                if own + overhead <= left_ms
-            ]
+            overhead = cheapest - min(ms)  # of the runtime itself, for each node after the entry
+            for (accuracy, side, path), own in zip(self._ways[entry], ms, strict=True):
+                own += overhead * max(1, len(path) - 1)
+                if own <= left_ms:
+                    value = accuracy if worth is None else worth(path[-1])
+                    found.append((value, side, -own, entry))
         if not found:
             return None
         reason = f"of {len(found)} ways that fit the best begins there"

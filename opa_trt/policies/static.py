@@ -51,7 +51,7 @@ class StaticPolicy(PolicyBase):
         """The whole group along the route; the deadline is not looked at."""
         follower = self._next.get(view.node)
         best = STOP if follower is None else view.successors.index(follower)
-        fits = bool((view.latency_ms[:, -1] <= budget.left_ms).any())
+        fits = best == STOP or bool((view.latency_ms[:, -1] <= budget.left_ms).any())
         return all_to(best, view, budget.left_ms, fits=fits, reason=f"always {self.node}"), None
 
 

@@ -117,11 +117,9 @@ class EngineLoader:
         """The bundle's nodes, without those whose engines found no room."""
         whole = self.bundle.tree
         kept: set[str] = set()
-        for route in whole.routes():  # parents before children
-            for name in route.nodes:
-                if whole[name].segment in self.left_out:
-                    break
-                kept.add(name)
+        for route in whole.routes():  # to every node with logits
+            if not any(whole[name].segment in self.left_out for name in route.nodes):
+                kept.update(route.nodes)
         if len(kept) == len(whole.nodes):
             return whole
         return Tree(
@@ -249,7 +247,7 @@ class EngineLoader:
             raise UntrustedForm(
                 message,
                 expected="a backend that reads ONNX, and a bundle that has it.",
-                remedy="if you built it yourself: load(…, trusted=True).",
+                remedy="if you built it yourself: load(…, trusted=True), or leave out --untrusted.",
             )
 
     def _candidates(self, key: str, vendor: Backend) -> Iterator[tuple[str, bytes]]:

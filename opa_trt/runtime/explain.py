@@ -45,11 +45,11 @@ def words(result: Result) -> str:
 
 
 def facts(result: Result) -> dict[str, Any]:
-    """The same as plain values for JSON; None for what was not predicted."""
+    """The same as plain values for JSON; None for what was not predicted, or has no end."""
     return {
         "images": len(result.labels),
         "answered": answered(result),
-        "deadline_ms": result.deadline_ms,
+        "deadline_ms": _known(result.deadline_ms),
         "measured_ms": result.measured_ms,
         "deadline_met": result.deadline_met,
         "predicted_ms": result.predicted_ms,
@@ -63,7 +63,7 @@ def _entrance_facts(entered: Entered) -> dict[str, Any]:
     ways = zip(entered.entries, entered.promised_ms, entered.accuracy, strict=True)
     return {
         "node": entered.node,
-        "left_ms": entered.left_ms,
+        "left_ms": _known(entered.left_ms),
         "reason": entered.reason,
         "entries": [
             {"entry": name, "promised_ms": ms, "accuracy": _known(accuracy)}
@@ -91,7 +91,7 @@ def _decision_facts(decision: Decision) -> dict[str, Any]:
         decision.successors, decision.predicted_ms, decision.predicted_accuracy, strict=True
     )
     return {
-        "left_ms": decision.left_ms,
+        "left_ms": _known(decision.left_ms),
         "reason": decision.reason,
         "fits": decision.fits,
         "stopped": _sent(decision, STOP),
@@ -184,4 +184,4 @@ def _images(count: int) -> str:
 
 
 def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None

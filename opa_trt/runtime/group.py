@@ -129,7 +129,7 @@ class Group:
         count = self.pixels.shape[0]
         self.logits = np.empty((count, self.classes), dtype=np.float32)
         self.answered_by = np.empty(count, dtype=np.intp)  # places in ``machinery.names``
-        self.engine_ms = 0.0
+        self.engine_ms = self.answered_ms = 0.0
         self.followed: list[float] = []  # ms expected of each node after a chunk's entry
         self.leases: dict[str, Lease] = {}
 
@@ -145,7 +145,8 @@ class Group:
     def run_chunk(self, entry: Node, first: int, chunk: int) -> None:
         """Answer ``chunk`` images (or what is left) from ``first`` on.
 
-        Time is left for the entries of those that come later, and a fair share of the rest.
+        Time is left for the entries of those that come later, and a fair share of the rest. What is
+        learned from it comes after ``answered_ms``, which counts from the group's entry.
         """
         total = self.pixels.shape[0]
         count = min(chunk, total - first)
@@ -168,11 +169,12 @@ class Group:
         seen = Seen(count, expected, measured, slowdown, count)
         self.followed.clear()
         decision = self._answer(entry, rows, logits, until, reading, seen)
-        took, ran = self.elapsed_ms() - now, self.engine_ms - engines
+        self.answered_ms = self.elapsed_ms()
+        took, ran = self.answered_ms - now, self.engine_ms - engines
         if decision is not None:
             self._learn(decision, took, took - ran, reading)
-        elif entry.system != self.machinery.policy.system:
-            took = self.elapsed_ms() - begun
+        else:
+            took = self.answered_ms - begun
             latency.observe_alone(expected, took, took - measured)
 
     def _learn(self, decision: Decision, took_ms: float, own_ms: float, slowdown: float) -> None:
@@ -244,7 +246,7 @@ class Group:
         for index in chosen:  # STOP comes first: on a GPU the next download ends these logits
             share = None if len(chosen) == 1 else np.flatnonzero(decision.choice == index)
             if index != STOP:
-                self._follow(node, index, decision, rows, share, until_ms, slowdown)
+                self._follow(node, index, decision, rows, share, until_ms, slowdown, seen)
                 continue
             self.fallback |= not decision.fits
             kept = logits if share is None or logits is None else logits[share]
@@ -281,13 +283,14 @@ class Group:
         share: Indices | None,
         until_ms: float,
         slowdown: float,
+        before: Seen,
     ) -> None:
         """Run a successor on its share of the rows (None: all of them)."""
         latency = self.machinery.latency
         child = self.machinery.tree[node.successors[index]]
         read = share
-        if share is not None:
-            read = self._filled(share, len(decision.choice))
+        if share is not None or child.source == IMAGES:
+            read = self._filled(share, before)
         if child.source == IMAGES:
             source = self._pixels(_part(rows, read))
         elif read is None:
@@ -306,12 +309,18 @@ class Group:
         seen = Seen(count, expected, measured, slowdown, source.shape[0], accuracy)
         self._answer(child, rows, logits, until_ms, slowdown, seen)
 
-    def _filled(self, share: Indices, pending: int) -> Indices:
-        """A share with its last row repeated up to the batch size that its latency is known at.
+    def _filled(self, share: Indices | None, before: Seen) -> Indices | None:
+        """A share (None: all) of a node's images with its last one repeated up to a batch size that
+        the policy thought of; None where nothing is to be changed.
 
         Vendors prepare for each size that they meet, which takes many times as long as running it.
         """
-        size = next(n for n in self.machinery.batches(pending) if n >= len(share))
+        if share is None:
+            if before.rows == before.images:
+                return None
+            share = np.arange(before.images)
+        smaller = self.machinery.batches(before.images)[:-1]
+        size = next((n for n in smaller if n >= len(share)), before.rows)
         return np.pad(share, (0, size - len(share)), mode="edge")
 
     def _gathered(self, node: Node, read: Indices) -> Tensor:

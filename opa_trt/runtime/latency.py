@@ -106,7 +106,8 @@ class LatencyModel:
         return [Promise(score, 0.0, least) for score in scores]
 
     def known(self, entry: str) -> bool:
-        """Whether enough groups entered there lately, when the machine was as it is."""
+        """Whether enough groups that entered there were answered behind it lately, or by it alone,
+        when the machine was as it is."""
         return self._margins.at(self.slowdown).known(self._index[entry])
 
     def _least(self, slowdown: float) -> float:
@@ -122,13 +123,18 @@ class LatencyModel:
         return self._choice(siblings).cheapest(every, overhead, promise)
 
     def entering(
-        self, entries: tuple[str, ...], every: Floats, promises: Sequence[Promise]
+        self,
+        entries: tuple[str, ...],
+        every: Floats,
+        promises: Sequence[Promise],
+        chunks: int = 1,
     ) -> Floats:
         """The same of entries, each with a promise of its own, and with an overhead of their own
-        for those where nothing is decided any more."""
+        for those where nothing is decided any more: once for each of a group's chunks."""
         choice = self._choice(entries)
         decided, alone = self.overheads.ms(Kind.WHOLE), self.overheads.ms(Kind.ALONE)
-        overheads = [decided if self._tree[name].successors else alone for name in entries]
+        each = [decided if self._tree[name].successors else alone for name in entries]
+        overheads = chunks * np.array(each)
         promise = Promise.of_ways(promises, choice.counts)
         return choice.cheapest(every, np.repeat(overheads, choice.counts)[:, None], promise)
 
@@ -154,7 +160,7 @@ class LatencyModel:
         and counts for more; beyond ``STEEPEST`` it is the clock's.
         """
         self._entry_ms = self.expected(node, batch, 1.0)
-        step = _log_ratio(measured_ms, self._entry_ms) - self._log_slowdown
+        step = _log_ratio(measured_ms, self.expected(node, batch))
         loaded = max(0.0, min(step, STEEPEST) - SUDDEN)
         blended = READING_WEIGHT * step + (LOADED - READING_WEIGHT) * loaded
         return math.exp(self._log_slowdown + blended)

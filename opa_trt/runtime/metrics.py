@@ -127,7 +127,7 @@ class Recorder:
         """Steps come depth first: a decision's successors follow it before the next decision of
         the same node, and what they do not take has stopped."""
         kept: dict[str, int] = {}  # images, by the node that decided last
-        unreadable = False
+        unreadable = not math.isfinite(result.logits.sum(dtype=np.float64))
         for step in result.steps:
             node, images = step.node, step.images
             self._ran[node] += images

@@ -134,7 +134,8 @@ def _one(bundle: Bundle, name: str, trusted: bool) -> Backend:
         raise UntrustedForm(
             message,
             expected="openvino, onnxruntime or tensorrt, which read ONNX.",
-            remedy="install one (`opa-trt doctor`), or, if you built it: load(…, trusted=True).",
+            remedy="install one (`opa-trt doctor`), or, if you built it: load(…, trusted=True), "
+            "or leave out --untrusted.",
         )
     message = f"none of {tried} works here."
     raise BackendUnavailable(message, remedy="see `opa-trt doctor`.")

@@ -63,6 +63,12 @@ class Step:
     answers: bool = True
 
     @property
+    def expected_accuracy(self) -> float | None:
+        """Of the answers that its images get here or later on, 0 to 1; None where the policy did
+        not say so."""
+        return None if self.decision is None else self.decision.notes.get("expected_accuracy")
+
+    @property
     def answered(self) -> int:
         """How many of its rows stopped here, so that its logits are their answer."""
         return self.images if self.decision is None else int((self.decision.choice == STOP).sum())
@@ -113,7 +119,16 @@ class Result:
 
     @property
     def predicted_accuracy(self) -> float:
-        """Of the answering nodes on this group, 0 to 1; nan where the policy predicts none."""
+        """Of the answers, 0 to 1; nan where the policy predicts none.
+
+        Where it thought of each image by itself, that is what it expected of them all; else what it
+        expected of each answering node on the whole group, weighed by the images it answered.
+        """
+        known = [step for step in self.steps if step.expected_accuracy is not None]
+        if sum(step.images for step in known) == len(self.labels):
+            return sum(step.images * (step.expected_accuracy or 0.0) for step in known) / len(
+                self.labels
+            )
         return self._mean([step.predicted_accuracy for step in self.steps])
 
     @property

@@ -276,6 +276,11 @@ class Session:
         return "+".join(dict.fromkeys(names))
 
     @property
+    def threads(self) -> int:
+        """How many torch and the vendors have on the host."""
+        return self._shared.threads
+
+    @property
     def profiles(self) -> dict[str, LatencyProfile]:
         """Each node's latency profile on this machine."""
         return dict(self._shared.profiles)
@@ -342,7 +347,7 @@ class Session:
         with self._machinery.device.scope():
             for first in range(0, count, chunk):
                 group.run_chunk(entry.node, first, chunk)
-        measured = group.elapsed_ms()
+        measured = group.answered_ms
         if entry.tries is not None:
             entry.tries.ended(kept=measured <= deadline and not group.fallback)
         outcome = Outcome(count, entry.node.name, measured, deadline)

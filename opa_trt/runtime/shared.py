@@ -34,6 +34,7 @@ class Shared:
         knowledge: of the build, about accuracy.
         device: where engines run.
         clock: what tells the time.
+        threads: for torch and the vendors; 0 where no engine is loaded.
     """
 
     bundle: Bundle
@@ -43,6 +44,7 @@ class Shared:
     knowledge: Knowledge
     device: str
     clock: Clock
+    threads: int = 0
 
     @classmethod
     def of(
@@ -57,6 +59,7 @@ class Shared:
             knowledge=knowledge,
             device=loader.device.name,
             clock=loader.clock,
+            threads=loader.threads,
         )
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 from opa_trt.backends import Engine
 from opa_trt.clock import Clock
 from opa_trt.device import Device, device
+from opa_trt.errors import ConfigError
 
 QUANTILES = (0.5, 0.9, 0.99)
 LEAST_RUNS, MOST_RUNS = 7, 300
@@ -34,7 +35,14 @@ class LatencyProfile:
     runs: tuple[int, ...]
 
     def at(self, batch: int, quantile: float = 0.5) -> float:
-        """ms at a batch size, linear between buckets and proportional beyond the last."""
+        """ms at a batch size, linear between buckets and proportional beyond the last.
+
+        Raises:
+            ConfigError: a quantile that was not measured.
+        """
+        if quantile not in QUANTILES:
+            message = f"quantile {quantile:g} of a latency."
+            raise ConfigError(message, expected=f"one of {', '.join(map(str, QUANTILES))}.")
         column = [row[QUANTILES.index(quantile)] for row in self.ms]
         if batch > self.batches[-1]:
             return column[-1] * batch / self.batches[-1]

@@ -16,7 +16,7 @@ from opa_trt.policies import STOP, Arrival, Budget, Outcome, View, dynamic_ofa, 
 from opa_trt.policies.dynamic_ofa import DynamicOfaPolicy, Reaction
 from opa_trt.runtime import Session
 from opa_trt.runtime.session import read_knowledge
-from opa_trt.tree import OPA, WHOLE, Tree
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, OPA, WHOLE, Node, Tree
 
 WHOLES = ("whole1", "whole2", "whole3")
 MS = (2.0, 4.0, 9.0)  # of every level
@@ -232,6 +232,22 @@ def test_the_pioneers_own_exit_is_the_lowest_level(
     seen = view(Tree(every_node[:4]), (1.0, 3.0, 8.0), slowdown=2.0)
     decision, _ = policy.step(seen, Budget(left), policy.start())
     assert decision.choice.tolist() == [wanted] * 10
+
+
+def test_nodes_without_logits_are_counted_once(knowledge: Any) -> None:
+    tree = Tree(
+        (
+            Node("e", "e", IMAGES, (FEATURES, LOGITS), ("a",), accuracy=0.5),
+            Node("a", "a", FEATURES, (FEATURES,), ("b",)),
+            Node("b", "b", FEATURES, (LOGITS,), accuracy=0.9),
+        )
+    )
+    policy = DynamicOfaPolicy(tree, knowledge, manager="table")
+    each = np.array([1.0, 2.0, 2.0])[:, None]
+    seen = View("e", None, ("a",), (10,), np.array([[4.5]]), 1.0, each_ms=each)
+    for left, wanted in ((3.9, STOP), (4.0, 0)):  # as expected, whatever is promised
+        decision, _ = policy.step(seen, Budget(left), policy.start())
+        assert set(decision.choice.tolist()) == {wanted}
 
 
 def test_the_tail_stays_until_a_level_changes(every_node: Any, knowledge: Any) -> None:

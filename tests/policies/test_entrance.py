@@ -74,6 +74,23 @@ def test_a_deadline_picks_the_resolution(session: Any, deadline_ms: float, entry
     assert entered(session, deadline_ms) == entry
 
 
+def test_every_node_after_the_entry_has_the_runtimes_own_time() -> None:
+    tree = Tree(
+        (
+            Node("e", "e", IMAGES, BOTH, ("a",), accuracy=0.4),
+            Node("a", "a", FEATURES, (FEATURES,), ("b",)),
+            Node("b", "b", FEATURES, (LOGITS,), accuracy=0.9),
+            Node("f", "f", IMAGES, (LOGITS,), accuracy=0.6),
+        )
+    )
+    each = {"e": 1.0, "a": 1.0, "b": 1.0, "f": 2.0}
+    arrival = Arrival(8, ("e", "f"), np.array([1.5, 2.5]), each, 1.0)  # 0.5 of the runtime's own
+    for left_ms, entry in ((3.9, "f"), (4.0, "e")):
+        choice = Entrance(tree).pick(arrival, left_ms)
+        assert choice is not None
+        assert choice.node == entry
+
+
 def test_nothing_that_fits_takes_the_fastest(session: Any) -> None:
     assert entered(session, 0.1) == "pioneer-16"
 

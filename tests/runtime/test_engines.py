@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,10 @@ from opa_trt.errors import (
     UntrustedForm,
 )
 from opa_trt.runtime.canary import canary_batches, verify
-from opa_trt.runtime.engines import open_loader
+from opa_trt.runtime.engines import EngineLoader, open_loader
 from opa_trt.runtime.plan import make_plan
 from opa_trt.store import EngineStore, LatencyProfile, engine_key
-from opa_trt.tree import PlanEntry, Tree
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, PlanEntry, Tree
 
 NODES = ("pioneer", "tiny", "small", "medium", "large")
 
@@ -684,6 +685,26 @@ def test_a_tail_without_room_is_left_out_and_told(
     assert "large has no room here and is left out" in caplog.text
     result = session.infer(toy.images(4), 1e9)
     assert set(result.nodes) <= {"pioneer", "small", "medium"}
+
+
+@pytest.mark.parametrize(
+    ("without", "kept"), [(["b"], ["e", "a", "c"]), (["b", "c"], ["e"]), (["a"], ["e"])]
+)
+def test_a_node_that_leads_nowhere_else_is_left_out_too(
+    without: list[str], kept: list[str]
+) -> None:
+    tree = Tree(
+        (
+            Node("e", "e", IMAGES, (FEATURES, LOGITS), ("a",)),
+            Node("a", "a", FEATURES, (FEATURES,), ("b", "c")),
+            Node("b", "b", FEATURES, (LOGITS,)),
+            Node("c", "c", FEATURES, (LOGITS,)),
+        )
+    )
+    loader = SimpleNamespace(bundle=SimpleNamespace(tree=tree), left_out=dict.fromkeys(without, ""))
+    found = EngineLoader.tree.fget(loader)  # type: ignore[attr-defined]
+    assert list(found.nodes) == kept
+    assert all(set(node.successors) <= set(kept) for node in found.nodes.values())
 
 
 def test_a_pioneer_without_room_is_an_error(load: Any, full: Any, toy_bundle: Path) -> None:

@@ -139,6 +139,20 @@ def test_the_accuracy_of_a_split_group_is_the_mean_of_its_images(forked: Any) ->
     assert result.predicted_accuracy == pytest.approx((2 * 0.25 + 2 * 0.5) / 4)
 
 
+def test_what_a_policy_expects_of_single_images_is_what_it_expects_of_the_group(
+    forked: Any,
+) -> None:
+    told = tell(forked, lambda view, budget: [STOP, 0, 0, STOP])
+    step = told.step
+
+    def thinking(view: View, budget: Budget, state: int) -> tuple[Decision, int]:
+        decision, state = step(view, budget, state)
+        return replace(decision, notes={"expected_accuracy": 0.9}), state
+
+    told.step = thinking  # type: ignore[method-assign]
+    assert forked.infer(marked(4), math.inf).predicted_accuracy == pytest.approx(0.9)
+
+
 def test_where_all_stop_no_tail_runs(forked: Any) -> None:
     tell(forked, lambda view, budget: STOP)
     result = forked.infer(marked(5), math.inf)
@@ -151,6 +165,29 @@ def test_a_split_of_chunks_keeps_the_order(forked: Any) -> None:
     result = forked.infer(marked(20), math.inf)
     within = [i % 8 % 3 - 1 for i in range(20)]
     assert result.logits[:, 0].tolist() == [100 * (c + 1) + i for i, c in enumerate(within)]
+
+
+@pytest.mark.parametrize("source", [IMAGES, FEATURES])
+@pytest.mark.parametrize(("later", "wanted"), [(0, 4), ([0, 0, STOP], 4), ([0, STOP, STOP], 1)])
+def test_every_level_runs_on_a_batch_size_that_is_profiled(
+    grow: Any, machine: Any, source: str, later: Any, wanted: int
+) -> None:
+    """Three of eight images go on, which are four rows; then all of them, two, or one."""
+    session = grow(
+        Node("a", "a", IMAGES, BOTH, ("b",)),
+        Node("b", "b", source, BOTH, ("c",)),
+        Node("c", "c", source, (LOGITS,)),
+    )
+    rows: list[tuple[str, int]] = []
+    cost = machine.cost
+    machine.cost = lambda name, count: rows.append((name, count)) or cost(name, count)
+    first = [0, STOP, 0, STOP, STOP, 0, STOP, STOP]
+    told = tell(session, lambda view, budget: first if view.node == "a" else later)
+    result = session.infer(marked(8), math.inf)
+    assert rows == [("a", 8), ("b", 4), ("c", wanted)]
+    number = np.array([{"a": 0, "b": 100, "c": 200}[name] for name in result.nodes])
+    assert (result.logits[:, 0] - number).tolist() == list(range(8))
+    assert [view.pending for view, _ in told.seen] == [8, 3]
 
 
 # --- what a policy sees -------------------------------------------------------------------------
@@ -412,6 +449,44 @@ def test_entries_without_successors_are_a_table_of_networks(grow: Any) -> None:
     tell(session, lambda view, budget: pytest.fail("nothing to decide"))
     picked = [session.infer(marked(8), ms).steps[0].node for ms in (0.5, 3.0, 5.0, 9.0)]
     assert picked == ["p16", "t16", "p32", "t32"]
+
+
+def test_to_stop_on_purpose_is_no_fallback(grow: Any) -> None:
+    session = grow(*chain("a", "b"), ms={"a": 1.0, "b": 6.0}, policy="static:a")
+    result = session.infer(marked(8), 2.0)
+    assert set(result.nodes) == {"a"}
+    assert not result.fallback
+
+
+def test_a_table_of_networks_learns_how_restless_each_is(grow: Any, machine: Any) -> None:
+    nodes = [replace(node, outputs=(LOGITS,), successors=(), source=IMAGES) for node in entries()]
+    session = grow(*nodes, ms=TWO)
+    tell(session, lambda view, budget: pytest.fail("nothing to decide"))
+    latency = session._machinery.latency
+    before = latency.promises(["t32"])[0].score
+    for group in range(60):
+        machine.slowdown = 1.5 if group % 10 == 9 else 1.0
+        session.infer(marked(8), 20.0)
+    assert latency.promises(["t32"])[0].score > before
+    assert latency.known("t32")
+
+
+def test_what_is_learned_from_a_group_does_not_count_as_its_time(
+    grow: Any, machine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = grow(*chain("a", "b"))
+    tell(session, lambda view, budget: 0)
+    latency = session._machinery.latency
+    observe = latency.observe_rest
+
+    def slowly(*given: Any, **named: Any) -> None:
+        machine.clock.advance(50.0)
+        observe(*given, **named)
+
+    monkeypatch.setattr(latency, "observe_rest", slowly)
+    result = session.infer(marked(8), 20.0)
+    assert result.deadline_met
+    assert result.measured_ms == pytest.approx(sum(step.measured_ms for step in result.steps))
 
 
 # --- memory -------------------------------------------------------------------------------------

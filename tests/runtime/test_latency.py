@@ -307,6 +307,14 @@ def test_a_group_above_the_largest_batch_is_promised_in_chunks() -> None:
     np.testing.assert_allclose(cheapest, [[2.5]])
 
 
+def test_a_reading_that_no_clock_can_have_measured_is_no_news() -> None:
+    model = make()
+    for _ in range(150):
+        group(model, 3.0)
+    for measured in (-5.0, 0.0, math.inf, math.nan):
+        assert model.read("pioneer", 8, measured) == pytest.approx(model.slowdown)
+
+
 # --- several entries ----------------------------------------------------------------------------
 
 COMPLETE = ("short", "middle", "long")
@@ -324,6 +332,18 @@ def entered(model: LatencyModel, name: str, ms: float, late_ms: float = 0.0) -> 
     model.read(name, 8, ms)
     model.observe_entry(name, 8, ms)
     model.observe_alone(PROFILED[name], PROFILED[name] + late_ms, 0.0)
+
+
+def test_every_chunk_has_the_runtimes_own_time() -> None:
+    model = of_three()
+    for _ in range(WINDOW):
+        model.read("short", 8, 2.0)
+        model.observe_entry("short", 8, 2.0)
+        model.observe_alone(2.0, 3.0, 1.0)
+    every = model.of_group(24, 8)
+    nothing = [Promise()] * 3
+    found = model.entering(COMPLETE, every, nothing, chunks=3)[:, 0]
+    np.testing.assert_allclose(found, every[:, 0] + 3 * 1.0)
 
 
 def test_entries_in_turns_are_told_apart() -> None:

@@ -131,7 +131,7 @@ def result(measured: float, predicted: float, deadline: float = 10.0) -> Any:
     """Of one image, as far as the recorder looks at it."""
     return SimpleNamespace(
         measured_ms=measured, predicted_ms=predicted, deadline_ms=deadline, labels=[0],
-        fallback=False, steps=(),
+        fallback=False, steps=(), logits=np.zeros((1, 5), np.float32),
     )  # fmt: skip
 
 
@@ -161,6 +161,15 @@ def test_the_error_of_predictions_is_absolute_and_relative(recorder: Recorder) -
     recorder.add(result(10.0, 8.0))
     recorder.add(result(10.0, 14.0))
     assert recorder.metrics(1.0).prediction_error == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_answer_that_is_not_finite_is_counted(recorder: Recorder, value: float) -> None:
+    recorder.add(result(1.0, 1.0))
+    wrong = result(1.0, 1.0)
+    wrong.logits = np.full((1, 5), value, np.float32)
+    recorder.add(wrong)
+    assert recorder.metrics(1.0).unreadable == 1
 
 
 @pytest.mark.parametrize("measured", [-5.0, 0.0, math.inf, math.nan])
