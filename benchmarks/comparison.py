@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from opa_trt.evaluate.compare import Settings, compare, read_data, write
 from opa_trt.evaluate.compare_page import reading, words
 from opa_trt.runtime.session import read_knowledge
 from opa_trt.store import EngineStore
+from opa_trt.tree import BRANCHYNET, CASCADE, WHOLE
 
 TRIAL: dict[str, Any] = {
     "groups": 4,
@@ -45,6 +47,7 @@ TRIAL: dict[str, Any] = {
     "trials": 20,
 }
 GROUPS = 200
+INTERRUPTED = 130  # exit status, as of the command line
 PICTURES = {
     "in-time-accuracy.png": "in-time accuracy by deadline and load",
     "accuracy-latency.png": "accuracy against latency",
@@ -76,6 +79,9 @@ def main() -> None:
     shutil.rmtree(place, ignore_errors=True)
     if problem := write(found, place):
         raise SystemExit(problem)
+    if found.report["partial"]:
+        print(f"Interrupted. What was finished is in {place}; no page is written.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED)
     report: dict[str, Any] = {"benchmark": "comparison", "recipe": recipe.name}
     report["page"] = str(place / "index.html")
     report |= {key: found.report[key] for key in KEPT}
@@ -111,9 +117,12 @@ def _pictures(place: Path, out: Path) -> None:
 PAGE = """# Policies compared on {recipe}
 
 `python benchmarks/comparison.py {recipe}{options} --out docs/results/{folder}.md`, on {machine},
-{threads} threads, {backend}. `opa-trt compare` shows the same as a page of its own.
+{threads} threads, {backend}. `opa-trt compare` shows the same as a page of its own, for whatever a
+bundle holds; this one has every baseline: {baselines}.
 
 {reading}{split}
+
+{arms}
 
 ## Goals
 
@@ -164,8 +173,10 @@ def page(report: dict[str, Any]) -> str:
         machine=describe(report["machine"]),
         threads=report["threads"],
         backend=report["bundle"]["backend"],
+        baselines=_baselines(report),
         reading=report["reading"],
         split=". ".join(line.capitalize() for line in report["split"]["lines"]) + ".",
+        arms=_arms(report),
         goals="\n\n".join(_goals(report)),
         means=_means(report),
         pictures="\n\n".join(
@@ -178,6 +189,20 @@ def page(report: dict[str, Any]) -> str:
         over=_over(report),
         content=_content(report),
     )
+
+
+def _baselines(report: dict[str, Any]) -> str:
+    """How many complete sub-networks, and exits of each chain."""
+    systems = [node["system"] for node in report["bundle"]["nodes"]]
+    told = ((WHOLE, "complete sub-networks"), (CASCADE, "of them in a cascade"),
+            (BRANCHYNET, "exits along one network"))  # fmt: skip
+    counted = ((systems.count(system), what) for system, what in told)
+    return words.listed([f"{count} {what}" for count, what in counted if count])
+
+
+def _arms(report: dict[str, Any]) -> str:
+    """What each policy does."""
+    return table(("policy", "what it does"), [(arm["name"], arm["note"]) for arm in report["arms"]])
 
 
 def _options_of(report: dict[str, Any]) -> str:

@@ -17,13 +17,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from alternating import VERDICTS, finish, options, table, use_threads, versions, with_folder
+from alternating import (
+    VERDICTS,
+    all_met,
+    finish,
+    options,
+    table,
+    use_threads,
+    versions,
+    with_folder,
+)
 from bundles import GROUP_SIZE, digits_bundle, digits_stream
 from measuring import describe
 
 import opa_trt
 from opa_trt import Session
 from opa_trt.evaluate.background import applications
+from opa_trt.evaluate.compare.intervals import wilson
 from opa_trt.evaluate.stream import StreamGroup
 from opa_trt.store import EngineStore
 
@@ -134,14 +144,14 @@ def _applications(count: int) -> Iterator[None]:
 def _row(arm: Arm, load: int) -> dict[str, Any]:
     ms, right = np.array(arm.ms), np.array(arm.right)
     in_time = ms <= arm.deadline_ms
-    low, high = wilson(int(in_time.sum()), len(ms))
+    met = wilson(float(in_time.sum()), len(ms))
     return {
         "load": load,
         "deadline_ms": arm.deadline_ms,
         "policy": arm.policy,
         "groups": len(ms),
-        "met_share": float(in_time.mean()),
-        "met_interval": [low, high],
+        "met_share": met.mean,
+        "met_interval": [met.low, met.high],
         "p50_ms": float(np.median(ms)),
         "p99_ms": float(np.quantile(ms, 0.99)),
         "accuracy": float(right.mean()),
@@ -149,16 +159,8 @@ def _row(arm: Arm, load: int) -> dict[str, Any]:
         "reaction_groups": reaction(in_time, arm.after),
         "judged": arm.policy in JUDGED,
         "goal": GOAL,
-        "met": bool(in_time.mean() >= GOAL),
+        "met": met.reaches(GOAL),
     }
-
-
-def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson): sensible near 1, where the normal one is not."""
-    share, square = successes / count, z * z / count
-    middle = (share + square / 2) / (1 + square)
-    reach = z * np.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
-    return float(middle - reach), float(min(1.0, middle + reach))
 
 
 def reaction(in_time: Any, after: list[int]) -> float | None:
@@ -181,7 +183,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "peer": "Dynamic-OFA's reactive manager on the same engines",
         "rows": rows,
         "goal": f"at least {GOAL:.0%} of groups in time, for {' and '.join(JUDGED)}",
-        "met": all(judged),
+        "met": all_met(judged),
     }
 
 
@@ -196,7 +198,7 @@ applications (three-layer networks in a loop) run in every other of {stretches} 
 really started and ended. Every policy and deadline has a session of its own over the same engines;
 they take turns group by group. *right in time* counts an answer after its deadline as wrong;
 *reaction* is how many groups after a start it took until {settled} deadlines in a row were met
-(median over the starts). Brackets hold Wilson's 95 % interval.
+(median over the starts). Brackets hold Wilson's 95 % interval, and a goal is met if all of it is.
 
 {rows}
 

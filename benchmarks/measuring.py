@@ -80,8 +80,12 @@ def _processor() -> str:
 def wrapped(page: str) -> str:
     """``page`` (Markdown) with its paragraphs wrapped at 100 columns; tables stay as they are."""
     blocks = page.strip().split("\n\n")
-    lines = [block if block[0] in "|#" else textwrap.fill(block, 100) for block in blocks]
-    return "\n\n".join(lines) + "\n"
+    return "\n\n".join(block if block[0] in "|#" else _filled(block) for block in blocks) + "\n"
+
+
+def _filled(block: str) -> str:
+    """Never within a word: links would break."""
+    return textwrap.fill(block, 100, break_on_hyphens=False, break_long_words=False)
 
 
 def publish(report: dict[str, Any], page: str, *, out: Path | None, as_json: bool) -> None:

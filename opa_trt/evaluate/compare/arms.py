@@ -12,7 +12,7 @@ import numpy.typing as npt
 from opa_trt.errors import ConfigError
 from opa_trt.evaluate.oracles import Layout, OraclePolicy, RandomPolicy, cross_validated_oracle
 from opa_trt.policies import Knowledge, Policy, make_policy, route_end
-from opa_trt.tree import LOGITS, OPA, WHOLE, Tree
+from opa_trt.tree import IMAGES, LOGITS, OPA, WHOLE, Tree
 
 Rights = Mapping[str, npt.NDArray[np.bool_]]
 AnyPolicy: TypeAlias = Policy | OraclePolicy | RandomPolicy  # the evaluation's own are frozen
@@ -47,7 +47,7 @@ ARMS = (
     Arm(BRANCHY, BASELINE, "branchynet", "exits along one network, by entropy"),
     Arm(CASCADE_ARM, BASELINE, "cascade", "complete sub-networks, until one is confident"),
     Arm(BEST, BASELINE, "static", "the one route that was best on the fitting images"),
-    Arm(LARGEST, BASELINE, "static:largest", "always the largest route"),
+    Arm(LARGEST, BASELINE, "static", "always the largest network, by itself where it is one"),
     Arm(ORACLE, REFERENCE, "oracle", "knows which fitting tail is right most often on the group"),
     Arm(ORACLE_CV, REFERENCE, "cross_validated_oracle", "chooses on one half, scored on the other"),
     Arm(RANDOM, REFERENCE, "random", "any tail that fits"),
@@ -77,6 +77,22 @@ def pioneer_of(tree: Tree) -> str:
 def largest_of(tree: Tree) -> str:
     """The end of ``opa``'s largest route."""
     return route_end(tree, "largest")
+
+
+def largest_network(tree: Tree) -> str:
+    """The answer of the most MACs in one network, by the shortest way: a pioneer before it whose
+    features it does not read would only delay it."""
+    return max(
+        static_ends(tree),
+        key=lambda name: (_network_macs(tree, name), -len(tree.route_to(name).nodes)),
+    )
+
+
+def _network_macs(tree: Tree, name: str) -> int:
+    """MACs of the node and of those before it whose features it goes on from."""
+    node = tree[name]
+    before = 0 if node.source == IMAGES else _network_macs(tree, tree.parents[name])
+    return before + node.macs
 
 
 class Makers:
@@ -122,7 +138,8 @@ class Makers:
             return RandomPolicy(self._seed)
         if name in (ORACLE, ORACLE_CV):
             return OraclePolicy(layout=self._layout)
-        options = {"node": static_best} if name == BEST else {}
+        ends = {BEST: static_best, LARGEST: largest_network(self._tree)}
+        options = {"node": ends[name]} if name in ends else {}
         return make_policy(arm_of(name).policy, self._tree, self._knowledge, **options)
 
     def knowing(

@@ -91,6 +91,11 @@ class Cell:
         """How many groups every arm has answered."""
         return min((len(found) for found in self.taken.values()), default=0)
 
+    @property
+    def complete(self) -> bool:
+        """Whether that is all of them."""
+        return self.groups == len(self.draws)
+
     def values(self, arm: str, of: Callable[[Taken], float]) -> Floats:
         """``[groups]`` what ``of`` reads from each of an arm's answers."""
         return np.array([of(each) for each in self.taken[arm][: self.groups]], dtype=np.float64)

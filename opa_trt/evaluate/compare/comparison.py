@@ -11,6 +11,7 @@ import numpy as np
 
 from opa_trt.bundle import Bundle
 from opa_trt.clock import Clock
+from opa_trt.errors import ConfigError
 from opa_trt.evaluate.background import LONGEST, applications
 from opa_trt.evaluate.compare.answers import Answers, record_answers
 from opa_trt.evaluate.compare.cells import Findings
@@ -27,6 +28,7 @@ from opa_trt.evaluate.compare.watch import Watched
 from opa_trt.policies import Knowledge
 from opa_trt.progress import Progress
 from opa_trt.runtime import Session
+from opa_trt.training.degrade import CLEAN
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,13 @@ def compare(
 
     Raises:
         DataError: too few images.
-        ConfigError: no route meets any of the deadlines.
+        ConfigError: no route meets any of the deadlines; too many background applications.
+        BackendUnavailable: background applications on a GPU that is not there.
     """
     manifest = session.manifest
     check_enough(data, settings.group_size)
+    with background(settings.loads[-1]):  # what cannot run is told before hours of work
+        pass
     size = settings.group_size
     check_reachable(settings.deadlines, session.tree, lambda node: session.route_ms(node, size))
     families = settings.families or CONTENT
@@ -115,7 +120,8 @@ def compare(
         "machine": surroundings(session.backend),
         "replay": None,
     }
-    return _reported(session, runner, pool, answers, settings, facts, path)
+    ran = session.backend, session.threads
+    return _reported(session, runner, pool, answers, settings, facts, path, ran)
 
 
 def replay(
@@ -139,8 +145,9 @@ def replay(
 
     Raises:
         DataError: records of another bundle.
-        ConfigError: a load that was not recorded; no route meets any of the deadlines.
+        ConfigError: a load or content that was not recorded; no route meets any of the deadlines.
     """
+    _check_recorded(settings, records.pool)
     scene, pool = replay_scene(bundle, records)
     session, size = scene.session, settings.group_size
     check_reachable(settings.deadlines, session.tree, lambda node: session.route_ms(node, size))
@@ -148,9 +155,17 @@ def replay(
         scene, pool, records.answers, settings, trials=records.trials, progress=progress
     )
     facts = {"split": records.split, "machine": records.machine, "replay": origin}
-    made = _reported(session, runner, pool, records.answers, settings, facts, path)
-    made.report["bundle"]["backend"] = records.backend
-    return made
+    ran = records.backend, records.threads
+    return _reported(session, runner, pool, records.answers, settings, facts, path, ran)
+
+
+def _check_recorded(settings: Settings, pool: Pool) -> None:
+    known = {family for family, _ in pool.members}
+    missing = [name for name in settings.families or CONTENT if name not in known]
+    if missing:
+        message = f"content {', '.join(missing)} was not recorded."
+        expected = f"some of {', '.join(sorted(known - {CLEAN}))}."
+        raise ConfigError(message, expected=expected, remedy="compare with it.")
 
 
 def _reported(
@@ -161,15 +176,16 @@ def _reported(
     settings: Settings,
     facts: Mapping[str, Any],
     path: str,
+    ran: tuple[str, int],
 ) -> Comparison:
-    """Run, and compute the report."""
+    """Run, and compute the report; ``ran`` are the engines' backend and threads."""
     findings = runner.run()
     reader = Reader(findings, settings, session.tree, answers)
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "seconds": None,
         **facts,
-        "bundle": bundle_facts(session, path, reader),
+        "bundle": bundle_facts(session, path, reader, *ran),
         **tables(reader),
     }
     records = pack(report, settings, session.profiles, pool, answers, findings)

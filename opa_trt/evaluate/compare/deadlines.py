@@ -12,7 +12,7 @@ from opa_trt.tree import Tree
 
 SLACK = 1.2  # times the pioneer's p99, and the largest route's median
 TIGHT = (2 / 3, 5 / 6)  # of the tightest judged deadline: reported, not judged
-FRONTIER = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)  # of the largest route's median
+FRONTIER = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)  # of the largest network's median
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,10 @@ def difference(reader: Reader, cells: list[Cell], ours: str, other: str) -> Inte
 
 
 def differences(reader: Reader) -> list[dict[str, Any]]:
-    """A row for each deadline; for the judged deadlines of a load, and of all loads, together."""
+    """A row for each deadline; for the judged deadlines of a load, and of all loads, together.
+
+    Intervals are over groups, each its mean over the deadlines; all else is of single answers.
+    """
     wanted: list[tuple[int | None, float | None, bool, list[Cell]]] = [
         (cell.load, cell.deadline_ms, cell.judged, [cell]) for cell in reader.findings.of(STREAM)
     ]
@@ -55,11 +58,11 @@ def differences(reader: Reader) -> list[dict[str, Any]]:
 
 def _row(reader: Reader, cells: list[Cell], ours: str, other: str) -> dict[str, Any]:
     plain = over([cell.accuracy(ours) - cell.accuracy(other) for cell in cells])
-    gain = in_time_gain(cells, ours, other)
+    gain = np.concatenate([in_time_gain([cell], ours, other) for cell in cells])
     counts, edges = np.histogram(gain, BINS, _range(gain))
     return {
         "accuracy": reader.mean(plain).to_dict(),
-        "in_time_accuracy": reader.mean(gain).to_dict(),
+        "in_time_accuracy": difference(reader, cells, ours, other).to_dict(),
         "better": float(np.mean(gain > EXACT)),
         "equal": float(np.mean(np.abs(gain) <= EXACT)),
         "worse": float(np.mean(gain < -EXACT)),

@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def check_new(out: Path) -> None:
     """Refuse a place where something stands already.
 
     Raises:
-        ConfigError: a file or a folder, or one below a file.
+        ConfigError: a file or a folder, one below a file, or where nothing can be written.
     """
     if out.exists():
         message = f"{out} exists."
@@ -38,6 +39,9 @@ def check_new(out: Path) -> None:
     above = next(parent for parent in out.absolute().parents if parent.exists())
     if not above.is_dir():
         message = f"{out} lies below a file, {above}."
+        raise ConfigError(message, expected="a new folder.", remedy="name another with --out.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        message = f"{above} cannot be written to."
         raise ConfigError(message, expected="a new folder.", remedy="name another with --out.")
 
 

@@ -1,4 +1,4 @@
-"""How little latency the largest route's accuracy takes."""
+"""How little latency the largest network's accuracy takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from opa_trt.evaluate.compare.arms import largest_of
+from opa_trt.evaluate.compare.arms import largest_network
 from opa_trt.evaluate.compare.cells import FRONTIER, Cell
 from opa_trt.evaluate.compare.sections import Reader
 
@@ -15,12 +15,12 @@ Floats = npt.NDArray[np.float64]
 
 
 def frontier_section(reader: Reader) -> dict[str, Any] | None:
-    """Accuracy at finer deadlines, beside the largest route's on the same groups."""
+    """Accuracy at finer deadlines, beside the largest network's on the same groups."""
     cells = reader.findings.of(FRONTIER)
     if not cells:
         return None
     load = cells[0].load
-    largest = largest_of(reader.tree)
+    largest = largest_network(reader.tree)
     trials = reader.findings.trials[load, cells[0].size]
     median = trials.median(largest)
     points = []
@@ -44,6 +44,6 @@ def frontier_section(reader: Reader) -> dict[str, Any] | None:
 
 
 def _largest_accuracy(reader: Reader, cell: Cell) -> Floats:
-    """``[G]`` accuracy of the largest route on a cell's groups, as recorded on the pool."""
-    right = reader.answers.right[largest_of(reader.tree)]
+    """``[G]`` accuracy of the largest network on a cell's groups, as recorded on the pool."""
+    right = reader.answers.right[largest_network(reader.tree)]
     return np.array([right[draw.rows].mean() for draw in cell.draws[: cell.groups]])

@@ -110,6 +110,9 @@ def split_facts(
     built = manifest.report.get("calibrate", {}).get("data")
     same = None if built is None else bool(built == digest)
     chosen, fitted = -(-len(splits.fit) // 2), len(splits.fit) // 2
+    recipe = manifest.recipe
+    if not recipe.get("data", {}).get("degradations"):  # else each is degraded in several ways
+        chosen = min(chosen, recipe.get("tails", {}).get("images", chosen))
     tested = _keys(splits.test)
     overlap = {
         "trained": _shared(tested, splits.train),
@@ -122,7 +125,10 @@ def split_facts(
         f"{len(splits.test):,} images are tested on, in {sum(rows):,} rows: {rows[0]:,} clean"
         + (f", {rows[1]:,} in each of {len(rows) - 1} other conditions" if rows[1:] else ""),
     ]
-    lines.append("groups are drawn from these rows, and intervals are over groups")
+    lines.append(
+        "groups are drawn from these rows: intervals say what other groups of them would give, and "
+        "not what other images would"
+    )
     if largest > min(rows):
         lines.append(f"in groups of more than {min(rows):,} some rows occur twice")
     if same is False:

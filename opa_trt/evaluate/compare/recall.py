@@ -128,7 +128,8 @@ class Recall:
 
     def watch(self, policy: AnyPolicy, arm: str, load: int, size: int) -> Recalled:
         """A policy that takes as long as the arm did."""
-        return Recalled(policy, self.clock, self._begin, self._pause(arm, load, size))
+        alone = {entry.name for entry in self._tree.entries if not entry.successors}
+        return Recalled(policy, self.clock, self._begin, self._pause(arm, load, size), alone)
 
     def _begin(self) -> None:
         """The next group's turn, as it was counted when it was run; after the last the first."""

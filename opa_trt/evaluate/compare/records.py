@@ -57,6 +57,7 @@ class Records:
         nodes: names of the tree's nodes, in order.
         digest: of the bundle's recipe.
         backend: that ran the engines.
+        threads: that they had.
         machine: where.
         split: which images were fitted, chosen and tested on.
         profiles: of every node, as the session had them.
@@ -72,6 +73,7 @@ class Records:
     nodes: tuple[str, ...]
     digest: str
     backend: str
+    threads: int
     machine: Mapping[str, Any]
     split: Mapping[str, Any]
     profiles: dict[str, LatencyProfile]
@@ -120,6 +122,7 @@ def pack(
         "nodes": findings.nodes,
         "digest": report["bundle"]["digest"],
         "backend": report["bundle"]["backend"],
+        "threads": report["bundle"]["threads"],
         "machine": report["machine"],
         "split": report["split"],
         "profiles": {name: profile.to_dict() for name, profile in profiles.items()},
@@ -203,6 +206,7 @@ def _records(meta: Mapping[str, Any], arrays: Arrays) -> Records:
         nodes=tuple(meta["nodes"]),
         digest=meta["digest"],
         backend=meta["backend"],
+        threads=int(meta.get("threads", 0)),
         machine=meta["machine"],
         split=meta["split"],
         profiles={name: LatencyProfile.from_dict(v) for name, v in meta["profiles"].items()},

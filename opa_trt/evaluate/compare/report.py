@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from opa_trt.backends import backend, backend_names
-from opa_trt.bundle import Manifest
 from opa_trt.evaluate.compare.arms import arm_of
+from opa_trt.evaluate.compare.cells import STREAM
 from opa_trt.evaluate.compare.content import content
 from opa_trt.evaluate.compare.differences import differences
 from opa_trt.evaluate.compare.frontier import frontier_section
@@ -43,9 +45,12 @@ def tables(reader: Reader) -> dict[str, Any]:
     }
 
 
-def bundle_facts(session: Session, path: str, reader: Reader) -> dict[str, Any]:
+def bundle_facts(
+    session: Session, path: str, reader: Reader, backend: str, threads: int
+) -> dict[str, Any]:
     """What was compared: the bundle and its nodes with logits, by MACs of their routes."""
     manifest, tree = session.manifest, session.tree
+    tested = _tested(reader)
     nodes = []
     for node in tree.nodes.values():
         if LOGITS not in node.outputs:
@@ -58,7 +63,7 @@ def bundle_facts(session: Session, path: str, reader: Reader) -> dict[str, Any]:
                 "resolution": node.resolution,
                 "macs": sum(tree[name].macs for name in route),
                 "fit_accuracy": node.accuracy,
-                "test_accuracy": reader.answers.accuracy(node.name),
+                "test_accuracy": float(reader.answers.right[node.name][tested].mean()),
                 "ms": session.route_ms(node.name, reader.settings.group_size),
             }
         )
@@ -66,8 +71,8 @@ def bundle_facts(session: Session, path: str, reader: Reader) -> dict[str, Any]:
         "path": path,
         "name": manifest.name,
         "digest": manifest.recipe_sha256,
-        "backend": session.backend,
-        "threads": _threads(manifest),
+        "backend": backend,
+        "threads": threads,
         "max_batch": manifest.max_batch,
         "classes": len(manifest.classes),
         "nodes": sorted(nodes, key=lambda row: row["macs"]),
@@ -81,5 +86,7 @@ def surroundings(backends: str) -> dict[str, Any]:
     return machine_facts() | {"versions": versions}
 
 
-def _threads(manifest: Manifest) -> int:
-    return min(manifest.threads, os.cpu_count() or 1)
+def _tested(reader: Reader) -> npt.NDArray[np.int64]:
+    """Rows of the pool that the stream shows; all of them where there was none."""
+    shown = [draw.rows for cell in reader.findings.of(STREAM) for draw in cell.draws[: cell.groups]]
+    return np.unique(np.concatenate(shown)) if shown else np.arange(len(reader.answers.labels))

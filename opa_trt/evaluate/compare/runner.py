@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opa_trt.clock import VirtualClock
-from opa_trt.errors import ConfigError
+from opa_trt.errors import ConfigError, OpaError
 from opa_trt.evaluate.compare.answers import Answers
 from opa_trt.evaluate.compare.arms import (
     ARMS,
@@ -19,6 +20,7 @@ from opa_trt.evaluate.compare.arms import (
     SIZE_ARMS,
     AnyPolicy,
     Makers,
+    largest_network,
     largest_of,
     static_ends,
 )
@@ -51,6 +53,7 @@ from opa_trt.runtime import Result, Session
 Background = Callable[[int], AbstractContextManager[object]]
 Watch = Callable[[AnyPolicy, str, int, int], Watched]  # policy, arm, load, group size
 TOLD = 3  # arms that a line of progress names
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,17 @@ class Runner:
         self.findings = Findings(tuple(self._tree.nodes), entries, *self._usable())
 
     def run(self) -> Findings:
-        """Everything; interrupted (Ctrl-C), what there is until then, marked as partial."""
+        """Everything; what there is until then, marked as partial, where it is interrupted (Ctrl-C)
+        or something fails later than at the first deadline."""
         try:
             for load in self._settings.loads:
                 self._under(load)
         except KeyboardInterrupt:
+            self.findings.partial = True
+        except OpaError as exc:
+            if not any(cell.complete for cell in self.findings.cells):
+                raise
+            log.warning("the comparison ends early: %s", exc)
             self.findings.partial = True
         return self.findings
 
@@ -147,8 +156,8 @@ class Runner:
             self._sizes(load)
 
     def _frontier(self, load: int, trials: Trials, draws: list[Draw]) -> None:
-        """Finer deadlines for our policies, as shares of the largest route's median."""
-        median = trials.median(largest_of(self._tree))
+        """Finer deadlines for our policies, as shares of the largest network's median."""
+        median = trials.median(largest_network(self._tree))
         with self._forks(self._of(FRONTIER_ARMS)) as forks:
             for share in FRACTIONS:
                 deadline = make_deadline(self._tree, trials, share * median, False)

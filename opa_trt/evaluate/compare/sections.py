@@ -43,8 +43,9 @@ class Reader:
         return bootstrap(values, self.settings.draws, self.settings.seed)
 
     def judged(self, load: int | None = None) -> list[Cell]:
-        """The stream's cells that count for goals."""
-        return [cell for cell in self.findings.of(STREAM, load) if cell.judged]
+        """The stream's cells that count for goals: one that was cut short only if all were."""
+        cells = [cell for cell in self.findings.of(STREAM, load) if cell.judged]
+        return [cell for cell in cells if cell.complete] or cells
 
     def loads(self) -> list[int]:
         """Those under which the stream was run, ascending."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from opa_trt.clock import Clock, VirtualClock
@@ -64,12 +64,8 @@ class Watched:
             self.decision_ms += self.clock.now_ms() - begun
 
     def learn(self, outcome: Outcome, state: Any) -> Any:
-        """The inner policy's answer, timed."""
-        begun = self.clock.now_ms()
-        try:
-            return self.inner.learn(outcome, state)
-        finally:
-            self.decision_ms += self.clock.now_ms() - begun
+        """The inner policy's answer, which comes after the group's."""
+        return self.inner.learn(outcome, state)
 
 
 class Recalled(Watched):
@@ -81,13 +77,19 @@ class Recalled(Watched):
         begin: called before each group.
         pause: from the kind of answer (``cells.WHOLE`` …) to the ms of one decision, and of what
             the runtime did beside its engines. Asked once a group.
+        alone: entries after which nothing is decided.
     """
 
     def __init__(
-        self, inner: AnyPolicy, clock: VirtualClock, begin: Callable[[], None], pause: Pause
+        self,
+        inner: AnyPolicy,
+        clock: VirtualClock,
+        begin: Callable[[], None],
+        pause: Pause,
+        alone: Container[str] = (),
     ) -> None:
         super().__init__(inner, clock)
-        self._virtual, self._begin, self._pause = clock, begin, pause
+        self._virtual, self._begin, self._pause, self._alone = clock, begin, pause, alone
         self._taken: tuple[float, float] | None = None
 
     def reset(self) -> None:
@@ -96,6 +98,13 @@ class Recalled(Watched):
         self._taken = None
         self._begin()
 
+    def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[EntryChoice | None, Any]:
+        """The inner policy's answer, after the time that it took if it is the only one."""
+        answer = super().enter(arrival, budget, state)
+        if answer[0] is not None and answer[0].node in self._alone:
+            self._pass(STOPPED)
+        return answer
+
     def step(self, view: View, budget: Budget, state: Any) -> tuple[Decision, Any]:
         """The inner policy's answer, after the time that it took."""
         answer = super().step(view, budget, state)
@@ -103,12 +112,6 @@ class Recalled(Watched):
         stopped = bool((answer[0].choice == STOP).all())
         self._pass(SPLIT if several else STOPPED if stopped else WHOLE)
         return answer
-
-    def learn(self, outcome: Outcome, state: Any) -> Any:
-        """The inner policy's answer; time passes here where nothing was to be decided."""
-        if not self.decisions:
-            self._pass(STOPPED)
-        return super().learn(outcome, state)
 
     def _pass(self, kind: int) -> None:
         self._taken = self._taken or self._pause(kind)

@@ -120,7 +120,7 @@ def nodes(report: Report) -> str:
             ("M MACs", "right"),
             ("p50 ms", "right"),
             ("right, fitting", "right"),
-            ("right, test", "right"),
+            ("right, the stream", "right"),
         ),
         (
             (
@@ -154,8 +154,8 @@ def versions(report: Report) -> str:
         ("before each deadline", f"{settings['warm_up']} groups that do not count"),
         ("deadlines", f"measured on {settings['trials']} groups a route"
                       if settings["deadlines"] is None else "given"),
-        ("content", words.listed([kind.replace("_", " ") for kind in settings["families"]])
-                    or "clean only"),
+        ("the stream's content", words.listed([kind.replace("_", " ")
+                                               for kind in settings["families"]]) or "clean only"),
     ]  # fmt: skip
     return facts(pairs)
 

@@ -1,4 +1,4 @@
-"""Accuracy against latency, by deadline, and against the largest route."""
+"""Accuracy against latency, by deadline, and against the largest network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from opa_trt.evaluate.compare_page.palette import FAINT, GRID, INK, line_style, 
 from opa_trt.evaluate.compare_page.reading import Report, Row
 from opa_trt.evaluate.compare_page.words import applications
 
-GOAL = 0.6  # of the largest route's latency
+GOAL = 0.6  # of the largest network's latency
 DEEPEST = 0.45  # how far below the best an accuracy may lie and still be drawn to scale
 
 
@@ -80,7 +80,7 @@ def in_time(report: Report) -> Picture | None:
 
 
 def frontier(report: Report) -> Picture | None:
-    """Accuracy against the largest route's, over latency as a share of its."""
+    """Accuracy against the largest network's, over latency as a share of its."""
     found = report["frontier"] or {}
     rows: list[Row] = found.get("points", [])
     if not rows:
@@ -101,16 +101,16 @@ def frontier(report: Report) -> Picture | None:
             "goal", (GOAL, axis.get_ylim()[0]), xytext=(3, 3), textcoords="offset points",
             fontsize=8.5, color=FAINT,
         )  # fmt: skip
-        axis.set_xlabel("median latency over the largest route's")
-        axis.set_ylabel("accuracy less the\nlargest route's, points")
+        axis.set_xlabel("median latency over the largest network's")
+        axis.set_ylabel("accuracy less the\nlargest network's, points")
         percent(axis)
         legend(figure, [*reading.present(report, rows), "static_largest"])
         return picture(
             figure,
             "largest-at-less-latency",
-            "Line plot: accuracy of our policies less that of the largest route, over their "
+            "Line plot: accuracy of our policies less that of the largest network, over their "
             "latency as a share of its. A dashed line marks the goal of 60 %.",
-            "Where a line reaches 0 left of the dashed line, the largest route's accuracy is had "
+            "Where a line reaches 0 left of the dashed line, the largest network's accuracy is had "
             f"at no more than {GOAL:.0%} of its latency. Bars: 95 % intervals, paired by group.",
         )
 

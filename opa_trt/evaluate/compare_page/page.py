@@ -92,7 +92,7 @@ def _sections(report: Report, drawn: dict[str, Picture]) -> Iterator[Section]:
         "In-time accuracy by load and deadline",
         plot("in-time-accuracy") + tables.results(report),
     )
-    yield Section("largest", "The largest route's accuracy", plot("largest-at-less-latency"))
+    yield Section("largest", "The largest network's accuracy", plot("largest-at-less-latency"))
     yield Section("gain", "Gain by group", plot("gain-by-group") + _gains(report))
     yield Section("overhead", "Overhead", tables.overhead(report))
     yield Section("sizes", "Group size", plot("group-sizes") + tables.sizes(report))

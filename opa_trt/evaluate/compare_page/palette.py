@@ -54,7 +54,7 @@ NAMES = {
     "branchynet": "BranchyNet",
     "cascade": "cascade",
     "static_best": "best static route",
-    "static_largest": "largest route",
+    "static_largest": "largest network",
     "oracle": "oracle",
     "oracle_cv": "oracle, cross-validated",
     "random": "random",

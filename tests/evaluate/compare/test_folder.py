@@ -80,6 +80,14 @@ def test_what_exists_is_refused(compared: Comparison, tmp_path: Path, kind: str)
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_place_that_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        check_new(tmp_path / "new" / "folder")
+
+
 def test_a_place_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(ConfigError, match="lies below a file"):

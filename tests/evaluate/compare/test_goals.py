@@ -55,9 +55,11 @@ def judge(bundle: Any) -> Callable[..., dict[str, Any]]:
         met: Levels | None = None,
         noise: float = 0.0,
         loads: tuple[int, ...] = (0, 2),
+        partial: bool = False,
         frontier: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         findings = Findings(tuple(bundle.tree.nodes), frozenset({0}), tuple(levels))
+        findings.partial = partial
         findings.cells = [cell_of(load, levels, met or {}, noise, load) for load in loads]
         answers = Answers(np.zeros(2, np.int64), {}, {})
         reader = Reader(findings, Settings(draws=500), bundle.tree, answers)
@@ -111,6 +113,15 @@ def test_one_baseline_that_is_better_is_enough_to_miss(judge: Any) -> None:
     assert goal["value"] == pytest.approx(-0.03, abs=0.005)
     assert {part["label"].split()[-1] for part in goal["parts"]} == {"cascade"}
     assert [p["label"] for p in found["ahead_in_the_mean"]["parts"] if not p["met"]] == ["cascade"]
+
+
+def test_what_was_cut_short_meets_no_goal(judge: Any) -> None:
+    ahead = {**EQUAL, "opa_split": 0.9}
+    whole, part = judge(ahead), judge(ahead, partial=True)
+    assert whole["ahead_in_the_mean"]["met"] is True
+    assert part["ahead_in_the_mean"]["met"] is None
+    assert "not all that it asks for was run" in part["ahead_in_the_mean"]["note"]
+    assert judge({**EQUAL, "cascade": 0.9}, partial=True)["ahead_in_the_mean"]["met"] is False
 
 
 def test_opa_and_references_are_no_baselines(judge: Any) -> None:

@@ -160,6 +160,19 @@ def test_a_load_that_was_not_recorded_is_refused(bundle: Any, records: Records) 
     assert error.value.expected == "one of 0, 1."
 
 
+@pytest.mark.parametrize("families", [(), ("noise", "contrast")])
+def test_content_that_was_not_recorded_is_refused(
+    bundle: Any, records: Records, families: tuple[str, ...]
+) -> None:
+    with pytest.raises(ConfigError, match=r"was not recorded\.\s+Expected  some of noise"):
+        replay(bundle, records, replace(records.settings, families=families))
+
+
+def test_a_replay_says_who_ran_what_it_replays(compared: Comparison, replayed: Comparison) -> None:
+    for name in ("backend", "threads"):
+        assert replayed.report["bundle"][name] == compared.report["bundle"][name]
+
+
 def test_records_of_another_bundle_are_refused(small_bundle: Any, records: Records) -> None:
     with pytest.raises(DataError, match=r"not of .*small\.opa"):
         replay(small_bundle, records, records.settings)

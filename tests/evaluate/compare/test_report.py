@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from opa_trt.evaluate.compare import Comparison, Settings
+from opa_trt.evaluate.compare.cells import STREAM
 from opa_trt.evaluate.compare.deadlines import FRONTIER as FRACTIONS
 from opa_trt.evaluate.compare.folder import groups_csv, plain
 
@@ -90,6 +91,42 @@ def test_means_are_over_judged_deadlines_alone(report: dict[str, Any]) -> None:
             assert mean["in_time_accuracy"]["mean"] == pytest.approx(np.mean(own))
             assert mean["groups"] == 3 * 12
     assert sum(row["load"] is None for row in report["means"]) == 10
+
+
+def test_gains_over_several_deadlines_are_of_single_answers(
+    report: dict[str, Any], rows: Any
+) -> None:
+    judged = [r for r in report["differences"] if r["judged"] and r["load"] == 0]
+    for found in (r for r in judged if r["deadline_ms"] is None):
+        single = [
+            column(stream(rows, 0, each["deadline_ms"], each["ours"]), "in_time_accuracy")
+            - column(stream(rows, 0, each["deadline_ms"], each["other"]), "in_time_accuracy")
+            for each in judged
+            if each["deadline_ms"] is not None
+            and (each["ours"], each["other"]) == (found["ours"], found["other"])
+        ]
+        assert len(single) == 3
+        assert sum(found["histogram"]["counts"]) == 3 * 12
+        assert found["quantiles"]["1"] == pytest.approx(np.max(single), abs=1e-5)
+        assert found["in_time_accuracy"]["mean"] == pytest.approx(np.mean(single), abs=1e-5)
+
+
+def test_what_a_node_gets_right_is_that_of_the_stream(
+    compared: Comparison, report: dict[str, Any]
+) -> None:
+    draws = [draw for cell in compared.findings.of(STREAM) for draw in cell.draws]
+    shown = np.unique(np.concatenate([draw.rows for draw in draws]))
+    cell = compared.findings.of(STREAM)[0]
+    place = compared.findings.nodes.index("large")
+    known = {
+        int(row): bool(right)
+        for draw, taken in zip(cell.draws, cell.taken["static_largest"], strict=True)
+        for row, right in zip(draw.rows, taken.right, strict=True)
+        if (taken.node == place).all()
+    }
+    assert set(known) == set(shown.tolist())
+    (node,) = [row for row in report["bundle"]["nodes"] if row["name"] == "large"]
+    assert node["test_accuracy"] == pytest.approx(np.mean([*known.values()]))
 
 
 def test_differences_are_ours_less_the_other(report: dict[str, Any], rows: Any) -> None:

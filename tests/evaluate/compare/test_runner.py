@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from opa_trt.errors import ConfigError
 from opa_trt.evaluate.compare import Comparison, Settings
-from opa_trt.evaluate.compare.arms import ARMS
+from opa_trt.evaluate.compare.arms import ARMS, largest_network, largest_of
 from opa_trt.evaluate.compare.cells import CONTENT, FRONTIER, SIZE, STREAM, TRIAL
 from opa_trt.evaluate.compare.deadlines import FRONTIER as FRACTIONS
+from opa_trt.evaluate.compare.runner import Runner
 from opa_trt.progress import Progress
 from opa_trt.runtime import Session
+from opa_trt.tree import FEATURES, IMAGES, LOGITS, WHOLE, Node, Tree
 
 SMALL_ARMS = ["opa_split", "opa", "dynamic_ofa", "static_best", "static_largest",
               "oracle", "oracle_cv", "random"]  # fmt: skip
@@ -112,7 +117,7 @@ def test_loads_are_started_for_trials_and_for_every_deadline(
 ) -> None:
     stage.compare(data, replace(little, loads=(2, 0), groups=2, warm_up=0))
     extra = len(FRACTIONS) + 2 * len(little.group_sizes)
-    assert stage.loads == [0] * (1 + 5 + extra) + [2] * (1 + 5)
+    assert stage.loads == [2] + [0] * (1 + 5 + extra) + [2] * (1 + 5)  # at first whether it can be
 
 
 def test_trials_are_steps_beside_the_turns(stage: Any, data: Any, little: Settings) -> None:
@@ -148,7 +153,21 @@ def test_the_cross_validated_oracle_is_scored_on_half_of_a_group(compared: Compa
     assert any(t.accuracy != t.right.mean() for t in cell.taken["oracle_cv"])
 
 
-def test_the_largest_route_answers_as_recorded(compared: Comparison) -> None:
+def test_the_largest_network_is_reached_the_shortest_way() -> None:
+    """Behind a pioneer that it does not read, and by itself, it is the same network."""
+    first = Node("first", "first", IMAGES, (FEATURES, LOGITS), ("on", "again"), macs=10)
+    on = Node("on", "on", FEATURES, (LOGITS,), macs=30)
+    again = Node("again", "alone", IMAGES, (LOGITS,), macs=35)
+    alone = Node("alone", "alone", IMAGES, (LOGITS,), macs=35, system=WHOLE)
+    assert largest_network(Tree((first, on, replace(again, macs=45), alone))) == "again"
+    assert largest_network(Tree((first, on, again, replace(alone, macs=45)))) == "alone"
+    assert largest_network(Tree((first, on, again, alone))) == "on"
+    larger = replace(again, macs=60), replace(alone, macs=60)
+    assert largest_network(Tree((first, on, *larger))) == "alone"
+    assert largest_of(Tree((first, on, *larger))) == "again"
+
+
+def test_the_largest_network_answers_as_recorded(compared: Comparison) -> None:
     cell = compared.findings.of(STREAM)[0]
     place = compared.findings.nodes.index("large")
     assert all((taken.node == place).all() for taken in cell.taken["static_largest"])
@@ -163,6 +182,60 @@ def test_interrupted_it_keeps_what_is_finished(stage: Any, data: Any, little: Se
     assert found.report["frontier"] is None
     assert found.report["group_sizes"] == []
     assert all(goal["met"] is None for goal in found.report["goals"])
+
+
+def test_where_it_is_cut_short_whole_deadlines_count(
+    stage: Any, data: Any, little: Settings
+) -> None:
+    """A warm-up and six groups at each of three deadlines, one of them judged, then a few."""
+    found = stage.compare(data, replace(little, groups=6), progress=Stops("stream", 3 * 7 + 3))
+    *_, before, last = (cell for cell in found.findings.cells if cell.phase == STREAM)
+    assert before.judged
+    assert (before.complete, last.complete) == (True, False)
+    assert 0 < last.groups < 6
+    assert {row["groups"] for row in found.report["means"]} == {6}
+
+
+def test_a_failure_keeps_what_is_finished(
+    stage: Any, data: Any, little: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Runner, *given: Any) -> None:
+        message = "the applications ended."
+        raise ConfigError(message)
+
+    monkeypatch.setattr(Runner, "_frontier", failing)
+    found = stage.compare(data, little)
+    assert found.report["partial"] is True
+    assert found.report["results"]
+
+
+def test_a_failure_at_the_first_deadline_is_told(
+    stage: Any, data: Any, little: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Runner, *given: Any) -> None:
+        message = "the applications ended."
+        raise ConfigError(message)
+
+    monkeypatch.setattr(Runner, "_group", failing)
+    with pytest.raises(ConfigError, match="the applications ended"):
+        stage.compare(data, little)
+
+
+def test_a_load_that_cannot_be_is_refused_before_anything_runs(
+    stage: Any, data: Any, little: Settings
+) -> None:
+    refused: list[int] = []
+
+    @contextmanager
+    def background(load: int) -> Iterator[None]:
+        refused.append(load)
+        message = f"{load} background applications."
+        raise ConfigError(message)
+        yield
+
+    with pytest.raises(ConfigError, match="100 background applications"):
+        stage.compare(data, replace(little, loads=(0, 100)), background=background)
+    assert refused == [100]
 
 
 def test_interrupted_before_the_first_group_there_is_nothing(

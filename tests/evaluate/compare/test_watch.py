@@ -11,14 +11,14 @@ from opa_trt.clock import VirtualClock
 from opa_trt.evaluate.compare.cells import SPLIT, STOPPED, WHOLE
 from opa_trt.evaluate.compare.watch import Recalled, Watched
 from opa_trt.evaluate.oracles import OraclePolicy
-from opa_trt.policies import STOP, Budget, Outcome, PolicyBase, View
+from opa_trt.policies import STOP, Budget, EntryChoice, Outcome, PolicyBase, View
 
 VIEW = View("pioneer", np.zeros((4, 5), np.float32), ("a", "b"), (4,), np.array([[1.0], [2.0]]))
 ENDED = Outcome(4, "pioneer", 3.0, 9.0)
 
 
 class Slow(PolicyBase):
-    """Takes 2 ms to enter, 3 to decide and 5 to learn, and sends images where it is told."""
+    """Takes 2 ms to enter, 3 to decide and 5 to learn; enters and sends images where it is told."""
 
     name = "slow"
 
@@ -27,7 +27,7 @@ class Slow(PolicyBase):
 
     def enter(self, arrival: Any, budget: Budget, state: Any) -> Any:
         self.clock.advance(2)
-        return None, state
+        return None if arrival is None else EntryChoice(arrival, "as told"), state
 
     def step(self, view: View, budget: Budget, state: Any) -> Any:
         self.clock.advance(3)
@@ -48,7 +48,7 @@ def test_all_of_a_policys_time_is_counted_until_it_is_reset() -> None:
     watched.enter(None, Budget(9.0), None)  # type: ignore[arg-type]
     watched.step(VIEW, Budget(9.0), None)
     watched.learn(ENDED, None)
-    assert watched.decision_ms == 10
+    assert watched.decision_ms == 5  # a group is answered before its policy learns
     watched.reset()
     assert watched.decision_ms == 0
     assert (watched.name, watched.system) == ("slow", "opa")
@@ -78,14 +78,17 @@ def test_a_recalled_policy_takes_what_it_took_for_such_an_answer(
     assert recalled.decisions == 2
 
 
-def test_time_passes_where_there_is_nothing_to_decide() -> None:
+def test_time_passes_at_an_entry_where_there_is_nothing_to_decide() -> None:
     clock = VirtualClock()
     begun: list[int] = []
     recalled = Recalled(
-        Slow(VirtualClock()), clock, lambda: begun.append(1), lambda kind: (1.0, kind)
+        Slow(VirtualClock()), clock, lambda: begun.append(1), lambda kind: (1.0, kind), {"whole"}
     )
-    for _ in range(2):
+    for entry, passed in (("whole", 1.0 + STOPPED), ("pioneer", 0.0), ("whole", 1.0 + STOPPED)):
+        before = clock.now_ms()
         recalled.reset()
+        recalled.enter(entry, Budget(9.0), None)  # type: ignore[arg-type]
+        assert clock.now_ms() - before == passed
         recalled.learn(ENDED, None)
-    assert len(begun) == 2
-    assert clock.now_ms() == 2 * (1.0 + STOPPED)
+        assert clock.now_ms() - before == passed
+    assert len(begun) == 3
