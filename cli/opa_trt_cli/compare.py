@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from opa_trt_cli import options
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from opa_trt.progress import Progress
 
 NONE = "none"
+LIVE = ("data", "skip_bad_images", "images", "kind", "backend", "threads")  # not of a replay
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):
@@ -106,7 +108,9 @@ class Numbers(click.ParamType[tuple[float, ...]]):
 )
 @click.option("--out", type=options.PATH, metavar="FOLDER", help="A new one; BUNDLE-compare.")
 @options.as_json
+@click.pass_context
 def command(
+    context: click.Context,
     bundle: Path,
     data: Path | None,
     skip_bad_images: bool,
@@ -138,6 +142,8 @@ def command(
     from opa_trt.evaluate.compare import check_new, write
     from opa_trt_cli.console import StageLines
 
+    if replayed is not None:
+        _refuse_unused(context)
     place = out or Path(f"{bundle.stem or bundle.name}-compare")
     check_new(place)
     begun = time.perf_counter()
@@ -164,6 +170,18 @@ def command(
     found.report["seconds"] = round(time.perf_counter() - begun, 1)
     no_page = write(found, place)
     _tell(found.report, place, no_page, as_json)
+
+
+def _refuse_unused(context: click.Context) -> None:
+    """What says how engines run has no meaning where none does."""
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in LIVE
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    ]
+    if given:
+        message = f"--replay runs no engines: {', '.join(given)} would say nothing."
+        raise click.UsageError(message, context)
 
 
 def _families(text: str | None) -> tuple[str, ...] | None:

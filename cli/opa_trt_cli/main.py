@@ -39,7 +39,7 @@ def cli(verbose: bool) -> None:
     """Deploy once-for-all super-networks adaptively.
 
     \b
-    opa-trt demo                                              see it work, under a minute
+    opa-trt demo                                              see it work, in a minute and a half
     opa-trt build digits --out digits.opa                     a recipe becomes a bundle
     opa-trt run digits.opa photos/ --deadline-ms 20           a bundle answers images
     """

@@ -42,6 +42,12 @@ def as_json(command: Command) -> Command:
     )
 
 
+def untrusted(command: Command) -> Command:
+    """``--untrusted``."""
+    text = "Read only what cannot execute code: for a stranger's BUNDLE."
+    return click.option("--untrusted", is_flag=True, help=text)(command)
+
+
 def data(command: Command) -> Command:
     """``--data`` and ``--skip-bad-images``."""
     command = click.option(

@@ -27,6 +27,7 @@ from opa_trt_cli import options
 @click.option("--skip-bad-images", is_flag=True, help="Leave out images that cannot be decoded.")
 @click.option("--csv", "as_csv", is_flag=True, help="Predictions as CSV on stdout.")
 @click.option("--explain", is_flag=True, help="Say of each group what was seen and why.")
+@options.untrusted
 @options.threads
 @options.as_json
 def command(
@@ -39,6 +40,7 @@ def command(
     skip_bad_images: bool,
     as_csv: bool,
     explain: bool,
+    untrusted: bool,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -55,7 +57,9 @@ def command(
     if as_csv and as_json:
         message = "--csv and --json exclude each other."
         raise click.UsageError(message)
-    with opa_trt.load(bundle, policy=policy, backend=backend, threads=threads) as session:
+    with opa_trt.load(
+        bundle, policy=policy, backend=backend, threads=threads, trusted=not untrusted
+    ) as session:
         paths, pixels = _read(images, session, skip_bad_images)
         results = []
         for result in session.stream(pixels, group, deadline_ms):

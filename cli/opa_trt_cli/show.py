@@ -15,9 +15,12 @@ from opa_trt_cli import options
 @click.command()
 @click.argument("bundle", type=options.PATH)
 @click.option("--verify", is_flag=True, help="Run every engine against its canary as well.")
+@options.untrusted
 @options.as_json
-def command(bundle: Path, verify: bool, as_json: bool) -> None:
+def command(bundle: Path, verify: bool, untrusted: bool, as_json: bool) -> None:
     """Show what is in BUNDLE. Every file's size and sha256 are checked in any case.
+
+    Without --verify nothing of it is run.
 
     \b
     opa-trt show digits.opa --verify
@@ -26,34 +29,42 @@ def command(bundle: Path, verify: bool, as_json: bool) -> None:
     from opa_trt_cli.console import say_json
 
     opened = Bundle(bundle)
-    verified = _verify(opened) if verify else None
+    verified = _verify(opened, not untrusted) if verify else None
     if as_json:
         say_json(_facts(opened, verified))
     else:
         _print(opened, verified)
 
 
-def _verify(opened: Any) -> list[dict[str, Any]]:
-    """Every node on every backend that the bundle has engines for, and on the portable form's own.
+def _verify(opened: Any, trusted: bool) -> list[dict[str, Any]]:
+    """Every node on every backend that the bundle has engines for, and on the portable form's own;
+    on all that run no code of it, where it is not trusted.
 
     Raises:
         ParityError: an engine that the bundle brought along, or compiled here, is wrong.
+        UntrustedForm: nothing here runs it without its code, and it is not trusted.
     """
     from opa_trt.backends import backend, backend_names
+    from opa_trt.errors import UntrustedForm
 
     brought = {engine.target.backend for engine in opened.manifest.engines} | {"torchscript"}
-    vendors = [backend(name) for name in backend_names() if name in brought]
-    return [
-        _verify_on(opened, vendor)
-        for vendor in vendors
+    wanted = [name for name in backend_names() if name in brought or not trusted]
+    vendors = [
+        vendor
+        for vendor in map(backend, wanted)
         if vendor.availability() and vendor.tolerance is not None
+        if trusted or not vendor.executes_code
     ]
+    if not vendors:
+        message = "no backend here runs a bundle without its code."
+        raise UntrustedForm(message, remedy="install openvino or onnxruntime (`opa-trt doctor`).")
+    return [_verify_on(opened, vendor, trusted) for vendor in vendors]
 
 
-def _verify_on(opened: Any, vendor: Any) -> dict[str, Any]:
+def _verify_on(opened: Any, vendor: Any, trusted: bool) -> dict[str, Any]:
     from opa_trt.runtime import open_loader
 
-    loader = open_loader(opened, backend=vendor, strict=True)
+    loader = open_loader(opened, backend=vendor, trusted=trusted, strict=True)
     engines = loader.engines()
     for engine in engines.values():
         engine.close()

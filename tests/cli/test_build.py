@@ -183,6 +183,15 @@ def test_show_leaves_out_segments_that_were_compared_and_not_kept(
     assert "0.75" not in called.out
 
 
+def test_show_verifies_a_strangers_bundle_without_its_code(
+    call: Any, bundle: Path, known_machine: None
+) -> None:
+    found = call("show", bundle, "--verify", "--untrusted", "--json").json()["verified"]
+    names = {row["backend"].partition(":")[0] for row in found}
+    assert names
+    assert names <= {"openvino", "onnxruntime"}
+
+
 def test_show_writes_one_json_object(call: Any, bundle: Path) -> None:
     found = call("show", bundle, "--json").json()
     assert found["classes"] == ["cat", "dog", "owl"]

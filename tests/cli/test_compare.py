@@ -143,7 +143,6 @@ def test_deadlines_that_no_route_meets_are_refused(
         ("--group-sizes", "0", "group size 0."),
         ("--deadlines", "nan", "deadlines nan ms."),
         ("--families", "nois", "unknown degradation family 'nois'"),
-        ("--replay", "nowhere", "nowhere has no records.safetensors"),
     ],
 )
 def test_bad_options_are_refused(
@@ -152,6 +151,26 @@ def test_bad_options_are_refused(
     called = call("compare", bundle, "--data", shared_photos, option, value)
     assert called.code == 2
     assert told in called.err
+
+
+def test_a_replay_of_nothing_is_refused(call: Any, bundle: Path) -> None:
+    called = call("compare", bundle, "--replay", "nowhere")
+    assert called.code == 2
+    assert "nowhere has no records.safetensors" in called.err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--threads", 1), ("--backend", "onnxruntime"), ("--images", 9), ("--skip-bad-images",)],
+)
+def test_a_replay_refuses_what_would_say_nothing(
+    call: Any, bundle: Path, option: tuple[object, ...]
+) -> None:
+    called = call("compare", bundle, "--replay", "earlier", *option)
+    assert called.code == 2
+    assert f"--replay runs no engines: {option[0]} would say nothing" in " ".join(
+        called.err.split()
+    )
 
 
 def test_ctrl_c_keeps_what_is_finished(

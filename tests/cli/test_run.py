@@ -174,6 +174,18 @@ def test_the_backend_can_be_named(run: Any) -> None:
     assert run("--backend", "torchscript").code == 0
 
 
+def test_a_strangers_bundle_runs_without_its_code(run: Any) -> None:
+    found = run("--untrusted", "--json").json()
+    assert found["summary"]["images"] > 0
+
+
+def test_what_needs_its_code_is_refused_then(run: Any) -> None:
+    called = run("--untrusted", "--backend", "torchscript")
+    assert called.code == 2
+    assert "not trusted" in called.err
+    assert "leave out --untrusted" in called.err
+
+
 def test_run_leaves_nothing(run: Any, here: Path) -> None:
     run()
     assert list(here.iterdir()) == []
