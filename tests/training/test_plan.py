@@ -175,7 +175,9 @@ def test_some_stay_below_1(key: str) -> None:
 
 def test_all_images_may_be_mixed_but_no_more() -> None:
     assert TrainingPlan(cutmix=1.0).cutmix == 1
-    with pytest.raises(ConfigError, match=r"training\.cutmix = 1\.01\.\s+Expected  a share, 0 to 1"):
+    with pytest.raises(
+        ConfigError, match=r"training\.cutmix = 1\.01\.\s+Expected  a share, 0 to 1"
+    ):
         TrainingPlan(cutmix=1.01)
 
 
