@@ -18,7 +18,10 @@ from opa_trt_cli import options
 @click.argument("images", type=options.PATH)
 @click.option("--deadline-ms", type=float, required=True, help="For each group, in ms.")
 @click.option(
-    "--policy", default="opa", show_default=True, help="opa, opa_split, static:NODE, dynamic_ofa, …"
+    "--policy",
+    default="opa",
+    show_default=True,
+    help="opa, opa_split, static:NODE (or smallest, largest), dynamic_ofa, …",
 )
 @click.option("--backend", default="auto", show_default=True, help="One of `opa-trt doctor`.")
 @click.option(

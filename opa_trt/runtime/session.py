@@ -49,8 +49,9 @@ def load(
 
     Args:
         path: the bundle's folder.
-        policy: ``opa``, ``opa_split``, ``static`` or ``static:NODE``; ``dynamic_ofa``; and where
-            the recipe asked for them, ``cascade`` and ``branchynet``.
+        policy: ``opa``, ``opa_split``; ``static:NODE``, ``static:smallest`` or ``static:largest``
+            (``static`` alone is the largest); ``dynamic_ofa``; and where the recipe asked for
+            them, ``cascade`` and ``branchynet``.
         backend: a name (``name:device`` for another than its usual device), ``auto`` (what the
             build found fastest for each segment, else the first that works), or one made by the
             caller.
@@ -71,6 +72,8 @@ def load(
     Raises:
         BundleError: missing, altered, later, untrusted, or for another machine.
         BackendUnavailable: the backend does not work here.
+        CompileError: an engine that is missing here cannot be compiled.
+        ParityError: an engine that was compiled here computes something else.
         DeviceMemoryError: the device has no room for an entry's engine.
         UnknownNameError: no such policy, node or backend.
         ConfigError: an ``on_decision`` that cannot be called.

@@ -76,18 +76,18 @@ class Steps:
         return self.full + self.kernel + sum(self.depth) + sum(self.width) + self.finish
 
     def scaled(self, total: int) -> Steps:
-        """The same phases in about ``total`` steps, at least one step each."""
-        factor = total / self.total
+        """The same phases in about ``total`` steps: in each that has any, at least one."""
+        factor = total / max(1, self.total)
 
         def scale(steps: int) -> int:
-            return max(1, round(steps * factor))
+            return max(1, round(steps * factor)) if steps else 0
 
         return Steps(
             scale(self.full),
             scale(self.kernel),
             tuple(map(scale, self.depth)),
             tuple(map(scale, self.width)),
-            scale(self.finish) if self.finish else 0,
+            scale(self.finish),
         )
 
 

@@ -123,6 +123,11 @@ def test_scaling_to_the_total_changes_nothing() -> None:
     assert PLAN.steps.scaled(210) == PLAN.steps
 
 
+def test_phases_of_no_steps_are_scaled_to_none() -> None:
+    steps = Steps(0, 0, (0, 0), (0, 40), finish=60)
+    assert steps.scaled(10) == Steps(0, 0, (0, 0), (0, 4), finish=6)
+
+
 counts = st.integers(1, 5000)
 lists = st.lists(counts, max_size=3).map(tuple)
 
