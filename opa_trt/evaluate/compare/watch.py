@@ -99,9 +99,11 @@ class Recalled(Watched):
         self._begin()
 
     def enter(self, arrival: Arrival, budget: Budget, state: Any) -> tuple[EntryChoice | None, Any]:
-        """The inner policy's answer, after the time that it took if it is the only one."""
+        """The inner policy's answer, after the time that it took if it is the only one: once, as a
+        policy that explores is asked twice."""
         answer = super().enter(arrival, budget, state)
-        if answer[0] is not None and answer[0].node in self._alone:
+        chosen = answer[0]
+        if self._taken is None and chosen is not None and chosen.node in self._alone:
             self._pass(STOPPED)
         return answer
 

@@ -87,7 +87,8 @@ def test_time_passes_at_an_entry_where_there_is_nothing_to_decide() -> None:
     for entry, passed in (("whole", 1.0 + STOPPED), ("pioneer", 0.0), ("whole", 1.0 + STOPPED)):
         before = clock.now_ms()
         recalled.reset()
-        recalled.enter(entry, Budget(9.0), None)  # type: ignore[arg-type]
+        for _ in range(2):  # a policy that explores
+            recalled.enter(entry, Budget(9.0), None)  # type: ignore[arg-type]
         assert clock.now_ms() - before == passed
         recalled.learn(ENDED, None)
         assert clock.now_ms() - before == passed
