@@ -98,6 +98,8 @@ class TrainingPlan(Augmentation):
     Rates are those of SGD with Nesterov momentum on the mean loss of a step's sub-networks;
     each phase warms up over 5 % of its steps and decays along a cosine. ``precision`` is that of
     convolutions and activations, one of ``PRECISIONS``; weights and their updates are float32.
+    ``blend`` is the share that the trained weights have in the result, above 0, where training went
+    on from others, which have the rest (WiSE-FT, Wortsman et al. 2022).
     """
 
     batch_size: int = 128
@@ -109,6 +111,7 @@ class TrainingPlan(Augmentation):
     label_smoothing: float = 0.1
     distill_weight: float = 1.0
     precision: str = "float32"
+    blend: float = 1.0
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
@@ -116,6 +119,9 @@ class TrainingPlan(Augmentation):
         check_positive(self, positive, "training.")
         check_shared(self, "training.")
         check_below(self, {"distill_weight": math.inf}, "training.")
+        if not 0 < self.blend <= 1:
+            msg = f"training.blend = {self.blend}."
+            raise ConfigError(msg, expected="a share above 0, at most 1.")
         if self.precision not in PRECISIONS:
             msg = f"training.precision = {self.precision!r}."
             raise ConfigError(msg, expected=f"one of {list(PRECISIONS)}.")

@@ -24,6 +24,7 @@ from opa_trt.training.plan import Phase, TrainingPlan, phases
 from opa_trt.training.precision import computing
 from opa_trt.training.state import TrainingState, run_identity
 
+BLEND = "blend"
 CHECK_IMAGES = 1000  # at most, for the log's accuracies
 
 
@@ -101,8 +102,25 @@ def train(
         state.phase, state.step = index + 1, 0
         state.save(folder)
         progress.finish(phase.name, describe(state.log[-1]))
+    if start is not None and plan.blend < 1:
+        blend(supernet, start, plan.blend)
+        last = Phase(BLEND, 0, 0, 0.0)
+        state.log.append(_measure(state, last, source, train_images, check_images, seed))
+        progress.finish(BLEND, describe(state.log[-1]))
     supernet.to(CPU).eval()
     return state
+
+
+@torch.no_grad()
+def blend(supernet: Supernet, start: Supernet, share: float) -> None:
+    """Bring the weights nearer to those that training went on from, of which ``1 - share`` remain.
+
+    Batch norm's statistics are blended, too: they are calibrated before they are used.
+    """
+    given = start.state_dict()
+    for name, own in supernet.state_dict().items():
+        if own.is_floating_point():
+            own.lerp_(given[name].to(own.device), 1 - share)
 
 
 def _begin(space: Space, seed: int, start: Supernet | None) -> Supernet:
