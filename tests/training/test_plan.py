@@ -186,6 +186,12 @@ def test_all_images_may_be_mixed_but_no_more() -> None:
         TrainingPlan(cutmix=1.01)
 
 
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
+def test_a_blend_has_some_of_what_was_trained(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"training\.blend = .*\s+Expected  a share above 0"):
+        TrainingPlan(blend=share)
+
+
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"training\.precision = 'half'"):
         TrainingPlan(precision="half")

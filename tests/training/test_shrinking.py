@@ -449,6 +449,29 @@ def test_a_stopped_run_from_given_weights_goes_on(
     assert resumed.log == whole_of_given.log
 
 
+def test_weights_can_be_blended_with_those_before(
+    run: Any, given: Supernet, whole_of_given: TrainingState, plan: TrainingPlan
+) -> None:
+    blended = replace(plan, blend=0.25)
+    state = run(start=given, plan=blended)
+    before, trained = given.state_dict(), whole_of_given.supernet.state_dict()
+    for name, found in state.supernet.state_dict().items():
+        if found.is_floating_point():
+            wanted = 0.75 * before[name] + 0.25 * trained[name]
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert [entry["phase"] for entry in state.log[-2:]] == ["width2", "blend"]
+    again = run(start=given, plan=blended)  # nothing is blended twice
+    assert_equal(again.supernet.state_dict(), state.supernet.state_dict())
+    assert again.log == state.log
+
+
+def test_without_weights_before_there_is_nothing_to_blend(
+    run: Any, plan: TrainingPlan, whole: TrainingState
+) -> None:
+    state = run(plan=replace(plan, blend=0.25))
+    assert_equal(state.supernet.state_dict(), whole.supernet.state_dict())
+
+
 def test_a_state_that_began_with_other_weights_is_refused(
     run: Any, given: Supernet, space: MobileNetV3Space
 ) -> None:
