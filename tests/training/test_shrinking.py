@@ -468,7 +468,7 @@ def test_weights_can_be_blended_with_those_before(
 def test_without_weights_before_there_is_nothing_to_blend(
     run: Any, plan: TrainingPlan, whole: TrainingState
 ) -> None:
-    state = run(plan=replace(plan, blend=0.25))
+    state = run(source=DEGRADED, plan=replace(plan, blend=0.25))
     assert_equal(state.supernet.state_dict(), whole.supernet.state_dict())
 
 
