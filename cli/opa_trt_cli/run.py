@@ -27,6 +27,13 @@ from opa_trt_cli import options
 @click.option(
     "--group", type=click.IntRange(min=1), default=100, show_default=True, help="Images a group."
 )
+@click.option(
+    "--promise",
+    type=float,
+    default=0.99,
+    show_default=True,
+    help="Share of deadlines to be met, 0.5 to 0.995: a lower one dares more.",
+)
 @click.option("--skip-bad-images", is_flag=True, help="Leave out images that cannot be decoded.")
 @click.option("--csv", "as_csv", is_flag=True, help="Predictions as CSV on stdout.")
 @click.option("--explain", is_flag=True, help="Say of each group what was seen and why.")
@@ -40,6 +47,7 @@ def command(
     policy: str,
     backend: str,
     group: int,
+    promise: float,
     skip_bad_images: bool,
     as_csv: bool,
     explain: bool,
@@ -61,7 +69,12 @@ def command(
         message = "--csv and --json exclude each other."
         raise click.UsageError(message)
     with opa_trt.load(
-        bundle, policy=policy, backend=backend, threads=threads, trusted=not untrusted
+        bundle,
+        policy=policy,
+        backend=backend,
+        threads=threads,
+        trusted=not untrusted,
+        promise=promise,
     ) as session:
         paths, pixels = _read(images, session, skip_bad_images)
         results = []

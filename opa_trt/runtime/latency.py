@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,9 +11,10 @@ import numpy.typing as npt
 
 from opa_trt.policies import Promise
 from opa_trt.policies.ways import Paths
-from opa_trt.runtime.margin import WINDOW, Margins
+from opa_trt.runtime.margin import PROMISE, WINDOW, Margins
 from opa_trt.runtime.overheads import Kind, Overheads
 from opa_trt.store import LatencyProfile
+from opa_trt.store.latency import QUANTILES
 from opa_trt.tree import Tree
 
 READING_WEIGHT = 0.3  # of this group's pioneer against the filtered slowdown: one reading is noise
@@ -41,18 +43,26 @@ class LatencyModel:
         tree: the nodes.
         profiles: a latency profile for each node.
         max_batch: largest batch asked for.
+        promise: the share of deadlines to be met.
 
     Attributes:
         overheads: what the runtime itself takes.
     """
 
-    def __init__(self, tree: Tree, profiles: Mapping[str, LatencyProfile], max_batch: int) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        profiles: Mapping[str, LatencyProfile],
+        max_batch: int,
+        promise: float = PROMISE,
+    ) -> None:
         self._index = {name: i for i, name in enumerate(tree.nodes)}
         sizes = range(max_batch + 1)
         self._median = np.array(
             [[profiles[name].at(max(1, n)) for n in sizes] for name in tree.nodes]
         )
-        self._spread = float(np.median([_spread(profiles[name]) for name in tree.nodes]))
+        spreads = [_spread(profiles[name], promise) for name in tree.nodes]
+        self._spread = float(np.median(spreads))
         self._tree = tree
         self.overheads = Overheads()
         self._choices: dict[tuple[str, ...], _Choice] = {}
@@ -60,7 +70,7 @@ class LatencyModel:
         self._log_slowdown = 0.0
         self._log_residual = np.zeros(len(self._index))
         self._ages = np.ones(len(self._index))  # how much of each the next group keeps
-        self._margins = Margins(len(self._index))
+        self._margins = Margins(len(self._index), promise)
         self._entry_ms = 0.0  # of the latest group's entry, to be expected without a slowdown
         self._entered: int | None = None  # its row
         self._group = 0
@@ -267,9 +277,11 @@ class _Choice:
         return cheapest
 
 
-def _spread(profile: LatencyProfile) -> float:
-    """The profile's p99 over its p50, the median over buckets, within 1 and 2."""
-    ratios = [row[-1] / row[0] if row[0] > 0 else 1.0 for row in profile.ms]
+def _spread(profile: LatencyProfile, promise: float) -> float:
+    """The profile's p99 (or the least known quantile that is no lower than promised) over its p50,
+    the median over buckets, within 1 and 2."""
+    column = min(bisect_left(QUANTILES, promise), len(QUANTILES) - 1)
+    ratios = [row[column] / row[0] if row[0] > 0 else 1.0 for row in profile.ms]
     return float(np.clip(np.median(ratios), 1.0, 2.0))
 
 

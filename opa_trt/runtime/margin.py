@@ -9,9 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from opa_trt.errors import ConfigError
+
 WINDOW = 400  # scores that a margin is taken from, and groups after which one is forgotten
-QUANTILE = 0.995  # of the rest of a group: entries and the start of a load cost deadlines, too
-FEW = WINDOW - math.ceil(QUANTILE * (WINDOW + 1)) + 1  # the quantile's place among the largest
+PROMISE = 0.99  # of deadlines, by default
+LEAST_PROMISE, MOST_PROMISE = 0.5, 0.995  # beyond that ``WINDOW`` scores tell nothing
+REST = 0.5  # of the deadlines that may be missed: entries and the start of a load cost some, too
 PEAKS = 0.1  # of the known scores, that tell how the tail falls
 LEAST_PEAKS = 5
 HIGH = 0.9  # the quantile of scores by which entries are compared
@@ -26,6 +29,13 @@ REGIME = math.log(1.5)  # a slowdown so many times larger is another regime
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
+
+
+def check_promise(promise: float) -> None:
+    """Raises ``ConfigError`` unless recent groups can tell what it takes."""
+    if not LEAST_PROMISE <= promise <= MOST_PROMISE:
+        message = f"promise={promise:g}."
+        raise ConfigError(message, expected=f"{LEAST_PROMISE:g} to {MOST_PROMISE:g} of deadlines.")
 
 
 class Regime:
@@ -89,9 +99,14 @@ class Margins:
     entries have enough scores for one, so all that ran in a regime have it in common: their scores
     are brought to the same restlessness first. How restless an entry is beside others all regimes
     tell together.
+
+    Args:
+        entries: how many nodes groups may enter at.
+        promise: the share of deadlines to be met, ``LEAST_PROMISE`` to ``MOST_PROMISE``.
     """
 
-    def __init__(self, entries: int) -> None:
+    def __init__(self, entries: int, promise: float = PROMISE) -> None:
+        self._missed = REST * (1 - promise)
         self._regimes: defaultdict[int, Regime] = defaultdict(Regime)
         self._quantiles: dict[int, float] = {}  # by regime, those that are known
         self._factors = np.ones(entries)  # how many times more restless each is
@@ -119,7 +134,7 @@ class Margins:
         return self._regimes[_place(slowdown)]
 
     def score(self, slowdown: float, entry: int) -> float:
-        """What ``QUANTILE`` of groups stay below that enter there."""
+        """What groups that enter there stay below as often as is promised."""
         place = _place(slowdown)
         if place not in self._quantiles:
             self._quantiles[place] = self._quantile(place)
@@ -128,12 +143,13 @@ class Margins:
     def _quantile(self, place: int) -> float:
         """Of a regime. While little is known of it, it is thought as restless as a calmer one."""
         own = self._regimes[place].alike(self._factors)
-        found = quantile(own)
+        found = quantile(own, self._missed)
         if len(own) >= TELLING:
             return found
         calmer = (near for near in range(place - 1, -1, -1) if near in self._regimes)
         others = (self._regimes[near].alike(self._factors) for near in calmer)
-        return max([found, *(quantile(other) for other in others if len(other) >= TELLING)])
+        telling = (other for other in others if len(other) >= TELLING)
+        return max([found, *(quantile(other, self._missed) for other in telling)])
 
     def _compare(self) -> None:
         """How restless each entry is beside all that ran when it did."""
@@ -152,17 +168,22 @@ def _place(slowdown: float) -> int:
     return max(0, round(math.log(slowdown) / REGIME))
 
 
-def quantile(ascending: Floats) -> float:
-    """What ``QUANTILE`` of groups stay below, of the recent ones' scores.
+def place_of(missed: float) -> int:
+    """The place among the largest of ``WINDOW`` scores, from 1, that so few are expected beyond."""
+    return WINDOW - math.ceil((1 - missed) * (WINDOW + 1)) + 1
 
-    That is the ``FEW``-th largest of ``WINDOW`` scores. While some of them are missing, the largest
-    known ones say how far beyond them the quantile lies (``_reached``).
+
+def quantile(ascending: Floats, missed: float) -> float:
+    """What all but such a share of groups stay below, of the recent ones' scores.
+
+    That is the ``place_of``-th largest of ``WINDOW`` scores. While some of them are missing, the
+    largest known ones say how far beyond them the quantile lies (``_reached``).
     """
-    known = _largest(ascending, FEW)
-    return known if len(ascending) >= WINDOW else max(known, _reached(ascending))
+    known = _largest(ascending, place_of(missed))
+    return known if len(ascending) >= WINDOW else max(known, _reached(ascending, missed))
 
 
-def _reached(ascending: Floats) -> float:
+def _reached(ascending: Floats, missed: float) -> float:
     """Where the quantile lies if the tail of the scores falls exponentially.
 
     Its rate is that of the scores above a threshold (peaks over threshold), by their median, which
@@ -175,7 +196,7 @@ def _reached(ascending: Floats) -> float:
         return 0.0
     threshold = _largest(ascending, peaks + 1)
     rise = _largest(ascending, (peaks + 1) // 2) - threshold  # half of the peaks are beyond
-    beyond = max(1.0, peaks / max(1.0, (count + 1) * (1 - QUANTILE)))
+    beyond = max(1.0, peaks / max(1.0, (count + 1) * missed))
     return min(_largest(ascending, 1), threshold + rise * math.log2(beyond))
 
 

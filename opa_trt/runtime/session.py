@@ -22,6 +22,7 @@ from opa_trt.runtime.entry import pick_entry
 from opa_trt.runtime.group import Group
 from opa_trt.runtime.images import check_deadline, check_images
 from opa_trt.runtime.listener import Listener, OnDecision, check_listener
+from opa_trt.runtime.margin import PROMISE, check_promise
 from opa_trt.runtime.metrics import Metrics, Recorder
 from opa_trt.runtime.result import Result
 from opa_trt.runtime.shared import Shared
@@ -44,6 +45,7 @@ def load(
     store: EngineStore | None = None,
     clock: Clock | None = None,
     on_decision: OnDecision | None = None,
+    promise: float = PROMISE,
 ) -> Session:
     """Open a bundle for this machine: check it, find or compile engines, verify and profile them.
 
@@ -65,6 +67,9 @@ def load(
         on_decision: called with each decision right after it is made, the name of the node that
             ran, and the number of the group from 0. What it takes counts against the deadline.
             An error in it is logged once and passed over.
+        promise: the share of deadlines that ``opa`` and ``opa_split`` mean to meet, 0.5 to 0.995.
+            A lower one leaves less time unused, and misses more: where routes' accuracies lie far
+            apart, more answers may be right in time.
 
     Returns:
         A session; close it, or use it in a ``with``.
@@ -76,9 +81,10 @@ def load(
         ParityError: an engine that was compiled here computes something else.
         DeviceMemoryError: the device has no room for an entry's engine.
         UnknownNameError: no such policy, node or backend.
-        ConfigError: an ``on_decision`` that cannot be called.
+        ConfigError: an ``on_decision`` that cannot be called; an impossible promise.
     """
     check_listener(on_decision)
+    check_promise(promise)
     loader = open_loader(
         path,
         backend=backend,
@@ -94,7 +100,7 @@ def load(
     chosen = make_policy(policy, loader.bundle.tree, knowledge)
     loader.bundle.tree.entries_of(chosen.system)
     engines = loader.engines()
-    shared = Shared.of(loader, loader.profiles(engines), knowledge)
+    shared = Shared.of(loader, loader.profiles(engines), knowledge, promise)
     session = Session(shared, engines, policy, on_decision=on_decision)
     log.info("%s: ready, %s", path, session)
     return session

@@ -16,6 +16,7 @@ from opa_trt.runtime.buffers import Buffer
 from opa_trt.runtime.engines import EngineLoader
 from opa_trt.runtime.group import Machinery
 from opa_trt.runtime.latency import LatencyModel
+from opa_trt.runtime.margin import PROMISE
 from opa_trt.store import LatencyProfile
 from opa_trt.tree import FEATURES, OPA, Tree
 
@@ -35,6 +36,7 @@ class Shared:
         device: where engines run.
         clock: what tells the time.
         threads: for torch and the vendors; 0 where no engine is loaded.
+        promise: the share of deadlines to be met.
     """
 
     bundle: Bundle
@@ -45,10 +47,15 @@ class Shared:
     device: str
     clock: Clock
     threads: int = 0
+    promise: float = PROMISE
 
     @classmethod
     def of(
-        cls, loader: EngineLoader, profiles: Mapping[str, LatencyProfile], knowledge: Knowledge
+        cls,
+        loader: EngineLoader,
+        profiles: Mapping[str, LatencyProfile],
+        knowledge: Knowledge,
+        promise: float = PROMISE,
     ) -> Shared:
         """Of a loader that has loaded its engines."""
         return cls(
@@ -60,6 +67,7 @@ class Shared:
             device=loader.device.name,
             clock=loader.clock,
             threads=loader.threads,
+            promise=promise,
         )
 
     @property
@@ -99,7 +107,7 @@ class Shared:
             images=None if place.name == CPU else images,
             buffers=self._buffers(place),
             parts=self._parts(place),
-            latency=LatencyModel(self.tree, self.profiles, manifest.max_batch),
+            latency=LatencyModel(self.tree, self.profiles, manifest.max_batch, self.promise),
             policy=policy,
             clock=self.clock,
             buckets=manifest.buckets,

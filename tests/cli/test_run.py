@@ -174,6 +174,13 @@ def test_the_backend_can_be_named(run: Any) -> None:
     assert run("--backend", "torchscript").code == 0
 
 
+def test_a_promise_that_cannot_be_is_refused(run: Any) -> None:
+    assert run("--promise", 0.9).code == 0
+    called = run("--promise", 1)
+    assert called.code == 2
+    assert "0.5 to 0.995 of deadlines" in called.err
+
+
 def test_a_strangers_bundle_runs_without_its_code(run: Any) -> None:
     found = run("--untrusted", "--json").json()
     assert found["summary"]["images"] > 0

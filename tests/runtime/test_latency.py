@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import opa_trt
+from opa_trt.errors import ConfigError
 from opa_trt.policies import Promise
 from opa_trt.runtime.latency import LatencyModel
-from opa_trt.runtime.margin import FEW, KNOWN, QUANTILE, SHARED, WINDOW
+from opa_trt.runtime.margin import KNOWN, PROMISE, REST, SHARED, WINDOW, place_of
 from opa_trt.runtime.overheads import ENOUGH, Kind
 from opa_trt.store import LatencyProfile
 from opa_trt.tree import FEATURES, IMAGES, LOGITS, Node, Tree
@@ -25,6 +27,8 @@ TREE = Tree(
         Node("large", "large", FEATURES, (LOGITS,)),
     )
 )
+MISSED = REST * (1 - PROMISE)
+FEW = place_of(MISSED)
 BASE = {"pioneer": 1.0, "small": 2.0, "large": 8.0}
 factors = st.floats(0.1, 50)
 calm = st.floats(0.2, 1.2)  # one regime
@@ -32,7 +36,7 @@ LARGE = 2  # its row
 ratios = st.lists(st.floats(0.2, 5), min_size=0, max_size=150)
 
 
-def make(spread: float = 1.0) -> LatencyModel:
+def make(spread: float = 1.0, promise: float = PROMISE) -> LatencyModel:
     """Nodes whose median is ``BASE`` for 8 images, half of that for one, p99 ``spread`` times."""
     profiles = {
         name: LatencyProfile(
@@ -40,7 +44,7 @@ def make(spread: float = 1.0) -> LatencyModel:
         )
         for name, ms in BASE.items()
     }
-    model = LatencyModel(TREE, profiles, 8)
+    model = LatencyModel(TREE, profiles, 8, promise)
     model.observe_entry("pioneer", 8, model.profiled("pioneer", 8))
     return model
 
@@ -209,7 +213,36 @@ def test_the_margin_is_conformal(seed: int) -> None:
     scores = np.exp(rng.normal(scale=0.3, size=WINDOW))
     score(model, *scores)
     margin = promise(model, ("large",), (8,), 1.0)[0, 0] / 8.0
-    assert (scores <= margin * (1 + 1e-9)).sum() == math.ceil(QUANTILE * (WINDOW + 1))
+    assert (scores <= margin * (1 + 1e-9)).sum() == math.ceil((1 - MISSED) * (WINDOW + 1))
+
+
+@given(seed=st.integers(0, 1000), promised=st.floats(0.5, 0.995))
+def test_so_many_stay_below_as_are_promised(seed: int, promised: float) -> None:
+    scores = np.exp(np.random.default_rng(seed).normal(scale=0.3, size=WINDOW))
+    margins = []
+    for share in (promised, 0.995):
+        model = make(promise=share)
+        score(model, *scores)
+        margins.append(promise(model, ("large",), (8,), 1.0)[0, 0] / 8.0)
+        below = (scores <= margins[-1] * (1 + 1e-9)).mean()
+        assert below >= 1 - REST * (1 - share) - 1 / WINDOW
+    assert margins[0] <= margins[1]
+
+
+@pytest.mark.parametrize(("promised", "spread"), [(0.5, 1.0), (0.9, 1.2), (0.91, 1.5), (0.99, 1.5)])
+def test_at_first_the_profiles_own_quantile_is_the_margin(promised: float, spread: float) -> None:
+    profiles = {
+        name: LatencyProfile((8,), ((ms, 1.2 * ms, 1.5 * ms),), (7,)) for name, ms in BASE.items()
+    }
+    model = LatencyModel(TREE, profiles, 8, promised)
+    model.observe_entry("pioneer", 8, 1.0)
+    assert promise(model, ("large",), (8,), 1.0)[0, 0] == pytest.approx(8 * spread)
+
+
+@pytest.mark.parametrize("promised", [0.0, 0.49, 0.996, 1.0, float("nan")])
+def test_what_recent_groups_cannot_tell_is_not_promised(toy_bundle: Any, promised: float) -> None:
+    with pytest.raises(ConfigError, match=r"promise=.*\s+Expected  0.5 to 0.995 of deadlines"):
+        opa_trt.load(toy_bundle, promise=promised)
 
 
 def test_few_slow_runs_do_not_move_the_margin_but_more_do() -> None:
