@@ -68,8 +68,7 @@ def load(
             ran, and the number of the group from 0. What it takes counts against the deadline.
             An error in it is logged once and passed over.
         promise: the share of deadlines that ``opa`` and ``opa_split`` mean to meet, 0.5 to 0.995.
-            A lower one leaves less time unused, and misses more: where routes' accuracies lie far
-            apart, more answers may be right in time.
+            A lower one leaves less time unused, and misses more.
 
     Returns:
         A session; close it, or use it in a ``with``.

@@ -38,9 +38,9 @@ class Answers:
         """By node ``[N]``, whether it is right."""
         return {name: answers == self.labels for name, answers in self.given.items()}
 
-    def accuracy(self, node: str) -> float:
-        """Of a node on all images, 0 to 1."""
-        return float(self.right[node].mean())
+    def accuracy(self, node: str, rows: Ints) -> float:
+        """Of a node on the images at ``rows``, 0 to 1."""
+        return float(self.right[node][rows].mean())
 
     def on(self, rows: Ints) -> dict[str, npt.NDArray[np.bool_]]:
         """By node ``[n]``, whether it is right on each of ``rows``."""

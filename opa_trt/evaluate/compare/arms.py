@@ -107,6 +107,7 @@ class Makers:
     def __init__(self, tree: Tree, knowledge: Knowledge, seed: int) -> None:
         self._tree, self._knowledge, self._seed = tree, knowledge, seed
         self._layout = Layout.of(tree)
+        self._largest = largest_network(tree)
 
     def usable(self, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
         """Those of the arms that this bundle can run, and why the others cannot."""
@@ -138,7 +139,7 @@ class Makers:
             return RandomPolicy(self._seed)
         if name in (ORACLE, ORACLE_CV):
             return OraclePolicy(layout=self._layout)
-        ends = {BEST: static_best, LARGEST: largest_network(self._tree)}
+        ends = {BEST: static_best, LARGEST: self._largest}
         options = {"node": ends[name]} if name in ends else {}
         return make_policy(arm_of(name).policy, self._tree, self._knowledge, **options)
 

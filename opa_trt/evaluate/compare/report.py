@@ -63,7 +63,7 @@ def bundle_facts(
                 "resolution": node.resolution,
                 "macs": sum(tree[name].macs for name in route),
                 "fit_accuracy": node.accuracy,
-                "test_accuracy": float(reader.answers.right[node.name][tested].mean()),
+                "test_accuracy": reader.answers.accuracy(node.name, tested),
                 "ms": session.route_ms(node.name, reader.settings.group_size),
             }
         )

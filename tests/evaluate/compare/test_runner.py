@@ -196,13 +196,15 @@ def test_where_it_is_cut_short_whole_deadlines_count(
     assert {row["groups"] for row in found.report["means"]} == {6}
 
 
+def failing(self: Runner, *given: Any) -> None:
+    """In place of a part of a comparison."""
+    message = "the applications ended."
+    raise ConfigError(message)
+
+
 def test_a_failure_keeps_what_is_finished(
     stage: Any, data: Any, little: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(self: Runner, *given: Any) -> None:
-        message = "the applications ended."
-        raise ConfigError(message)
-
     monkeypatch.setattr(Runner, "_frontier", failing)
     found = stage.compare(data, little)
     assert found.report["partial"] is True
@@ -212,10 +214,6 @@ def test_a_failure_keeps_what_is_finished(
 def test_a_failure_at_the_first_deadline_is_told(
     stage: Any, data: Any, little: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(self: Runner, *given: Any) -> None:
-        message = "the applications ended."
-        raise ConfigError(message)
-
     monkeypatch.setattr(Runner, "_group", failing)
     with pytest.raises(ConfigError, match="the applications ended"):
         stage.compare(data, little)
