@@ -47,6 +47,7 @@ TRIAL: dict[str, Any] = {
     "trials": 20,
 }
 GROUPS = 200
+IMAGES = 20_000  # rows that groups are drawn from: CIFAR-10's test images, and as many harder ones
 INTERRUPTED = 130  # exit status, as of the command line
 PICTURES = {
     "in-time-accuracy.png": "in-time accuracy by deadline and load",
@@ -66,7 +67,7 @@ def main() -> None:
     lines, store = Lines(), EngineStore(chosen.folder / "store")
     path = chosen_bundle(recipe, chosen, store, lines)
     bundle = Bundle(path)
-    wanted = {"groups": chosen.groups, **(TRIAL if chosen.quick else {})}
+    wanted = {"groups": chosen.groups, "images": IMAGES, **(TRIAL if chosen.quick else {})}
     settings = Settings(families=recipe.data.degradations, **wanted)
     data = read_data(bundle.manifest, chosen.data, progress=lines)
     clock = MonotonicClock()

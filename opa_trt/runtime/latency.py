@@ -81,10 +81,6 @@ class LatencyModel:
         """The last known slowdown: 1 is as profiled."""
         return math.exp(self._log_slowdown)
 
-    def profiled(self, node: str, batch: int) -> float:
-        """The profiled median in ms."""
-        return float(self._median[self._index[node], batch])
-
     def expected(self, node: str, batch: int, slowdown: float | None = None) -> float:
         """The latency to expect in ms, without margin."""
         scale = self.slowdown if slowdown is None else slowdown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,7 @@ class LeafState(RunState):
     """An augmented network in training, and the losses that its steps are weighed by."""
 
     network: Augmented
-    optimizer: torch.optim.SGD
     losses: AdaptiveLoss
-    identity: str
-    phase: int = 0
-    step: int = 0
-    log: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def trained(self) -> nn.Module:
@@ -129,7 +124,7 @@ def train_leaf(
     )
     own = copy.deepcopy(network).to(place)
     optimizer = sgd(own.shallow, plan.base.learning_rate, plan.momentum, plan.weight_decay)
-    state = LeafState(own, optimizer, AdaptiveLoss(plan.window), identity)
+    state = LeafState(own, AdaptiveLoss(plan.window), optimizer=optimizer, identity=identity)
     state.restore(folder)
     run = _Run(
         state,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,11 +32,6 @@ class PlainState(RunState):
     """A network in training."""
 
     network: nn.Module
-    optimizer: torch.optim.SGD
-    identity: str
-    phase: int = 0
-    step: int = 0
-    log: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def trained(self) -> nn.Module:
@@ -98,7 +92,7 @@ def train_plain(
     optimizer = sgd(own, plan.learning_rate, plan.momentum, plan.weight_decay)
     weights = weights_digest(network)
     identity = run_identity(source, train_images, plan, seed, place, weights=weights)
-    state, told = PlainState(own, optimizer, identity), progress or Progress()
+    state, told = PlainState(own, optimizer=optimizer, identity=identity), progress or Progress()
     state.restore(folder)
     if not state.log:
         given = Batches(train_images, source, plan.batch_size, seed, plan, place)

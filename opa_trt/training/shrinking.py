@@ -80,7 +80,7 @@ def train(
     supernet = _begin(space, seed, start).to(place)
     state = TrainingState(
         supernet,
-        sgd(supernet, plan.learning_rate, plan.momentum, plan.weight_decay),
+        optimizer=sgd(supernet, plan.learning_rate, plan.momentum, plan.weight_decay),
         identity=run_identity(
             source,
             train_images,

@@ -45,6 +45,7 @@ def run_identity(
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(kw_only=True)
 class RunState(ABC):
     """A module in training, its optimiser and its log.
 
@@ -54,9 +55,9 @@ class RunState(ABC):
 
     optimizer: torch.optim.SGD
     identity: str
-    phase: int
-    step: int
-    log: list[dict[str, Any]]
+    phase: int = 0
+    step: int = 0
+    log: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     @abstractmethod
@@ -168,12 +169,7 @@ class TrainingState(RunState):
     """A super-network in training, and its teacher."""
 
     supernet: Supernet
-    optimizer: torch.optim.SGD
-    identity: str
     teacher: Supernet | None = None
-    phase: int = 0
-    step: int = 0
-    log: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def trained(self) -> Supernet:

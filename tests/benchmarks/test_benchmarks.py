@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import opa_trt
+from opa_trt.builder.study import StudyPlan
 from opa_trt.search.answers import Answer
 from opa_trt.supernet import MobileNetV3Space
 
@@ -255,6 +256,32 @@ def test_a_trial_of_online(trial: Any) -> None:
     assert [row["tails"] for row in report["rows"]] == [1, 1, 1, 1, 1, 2]
     assert report["met"] is None
     assert page.count("exact argmax over 32 tails") == 1
+
+
+def test_a_trial_of_pioneers(trial: Any, script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    plan = StudyPlan(counts=(1, 1), deep=2, groups=20, rounds=1)
+    monkeypatch.setattr(script("pioneers"), "QUICK", plan)
+    report, page = trial("pioneers", "digits", folder=False)
+    assert [one["stages"] for one in report["candidates"]] == [1, 2, 2]  # the last: the recipe's
+    rows = [line for line in page.splitlines() if ", kernel " in line]
+    assert len(rows) == 3
+    assert sum("taken" in row for row in rows) == sum("the recipe's" in row for row in rows) == 1
+    assert f"| {report['deep'][0]['arch']} |" in page
+    assert (report["own"], report["folder"]) == (report["names"][-1], "pioneers")
+
+
+def test_a_page_of_pioneers_tells_the_ends_of_each_number_of_stages(script: Any) -> None:
+    rows = [
+        {"stages": 1, "ms": 2.0, "accuracy": 0.5, "r2": 0.2, "low": 0.1, "high": 0.3},
+        {"stages": 1, "ms": 1.0, "accuracy": 0.25, "r2": -0.04, "low": -0.2, "high": 0.1},
+        {"stages": 2, "ms": 4.0, "accuracy": 0.75, "r2": 0.5, "low": 0.4, "high": 0.6},
+    ]
+    lines = script("pioneers")._by_stages({"candidates": rows}).splitlines()[2:]
+    assert lines[0] == (
+        "| 1 | 2 | 1.00 to 2.00 | 25.0 % to 50.0 % | −0.04 to 0.20 | 0.20 [0.10, 0.30] | 2.00 |"
+    )
+    assert lines[1].startswith("| 2 | 1 | 4.00 | 75.0 % | 0.50 | ")
 
 
 def test_handoff_judges_openvino_and_torchscript_where_there_is_a_goal(script: Any) -> None:

@@ -36,6 +36,11 @@ LARGE = 2  # its row
 ratios = st.lists(st.floats(0.2, 5), min_size=0, max_size=150)
 
 
+def profiled(node: str, batch: int) -> float:
+    """Median ms."""
+    return float(np.interp(batch, (1, 8), (BASE[node] / 2, BASE[node])))
+
+
 def make(spread: float = 1.0, promise: float = PROMISE) -> LatencyModel:
     """Nodes whose median is ``BASE`` for 8 images, half of that for one, p99 ``spread`` times."""
     profiles = {
@@ -45,7 +50,7 @@ def make(spread: float = 1.0, promise: float = PROMISE) -> LatencyModel:
         for name, ms in BASE.items()
     }
     model = LatencyModel(TREE, profiles, 8, promise)
-    model.observe_entry("pioneer", 8, model.profiled("pioneer", 8))
+    model.observe_entry("pioneer", 8, profiled("pioneer", 8))
     return model
 
 
@@ -65,12 +70,9 @@ def score(model: LatencyModel, *ratios: float) -> None:
 
 def group(model: LatencyModel, slowdown: float, node: str = "large", batch: int = 8) -> None:
     """One group at a steady slowdown: the pioneer, then ``node``."""
-    reading = model.read("pioneer", batch, slowdown * model.profiled("pioneer", batch))
-    model.observe_entry("pioneer", batch, slowdown * model.profiled("pioneer", batch))
-    expected, measured = (
-        model.expected(node, batch, reading),
-        slowdown * model.profiled(node, batch),
-    )
+    reading = model.read("pioneer", batch, slowdown * profiled("pioneer", batch))
+    model.observe_entry("pioneer", batch, slowdown * profiled("pioneer", batch))
+    expected, measured = model.expected(node, batch, reading), slowdown * profiled(node, batch)
     model.observe(node, expected, measured)
     model.observe_rest(expected, measured, 0.0, split=False, slowdown=reading)
 
@@ -79,7 +81,7 @@ def test_at_first_it_believes_the_profile() -> None:
     model = make()
     assert model.slowdown == 1.0
     assert model.overheads.ms(Kind.WHOLE) == 0.0
-    assert model.expected("large", 8) == model.profiled("large", 8) == 8.0
+    assert model.expected("large", 8) == 8.0
     assert model.expected("large", 1) == 4.0
     np.testing.assert_allclose(promise(model, ("small", "large"), (1, 8), 1.0), [[1, 2], [4, 8]])
 
@@ -258,7 +260,7 @@ def test_residuals_are_forgotten_after_a_window_even_if_nothing_new_is_seen() ->
     score(model, *[3.0] * 50)
     assert promise(model, ("large",), (8,), 1.0)[0, 0] / 8 == pytest.approx(3.0)
     for _ in range(WINDOW):
-        model.observe_entry("pioneer", 8, model.profiled("pioneer", 8))
+        model.observe_entry("pioneer", 8, profiled("pioneer", 8))
     assert promise(model, ("large",), (8,), 1.0)[0, 0] / 8 == pytest.approx(1.3)
 
 
@@ -276,7 +278,7 @@ def test_runs_that_were_faster_than_expected_make_no_margin_below_1() -> None:
 
 def test_an_interruption_counts_in_relation_to_the_whole_group() -> None:
     model = make()
-    entry = model.profiled("pioneer", 8)
+    entry = profiled("pioneer", 8)
     model.read("pioneer", 8, entry)
     for extra in [0.01] * (WINDOW - FEW) + [3.0] * FEW:
         model.observe_rest(1.0, 1.0 + extra, 0.0, split=False)
@@ -284,7 +286,7 @@ def test_an_interruption_counts_in_relation_to_the_whole_group() -> None:
     promised = model.cheapest(("small", "large"), every, model.promise(1.0))[:, 0]
     score = 3.0 / math.sqrt(1.0 + entry)
     for found, node in zip(promised, ("small", "large"), strict=True):
-        own = model.profiled(node, 8)
+        own = profiled(node, 8)
         assert found == pytest.approx(own + score * math.sqrt(own + entry))
 
 

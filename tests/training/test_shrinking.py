@@ -233,7 +233,9 @@ def test_there_is_nothing_to_restore_in_an_empty_folder(
     tmp_path: Path, space: MobileNetV3Space
 ) -> None:
     supernet = Supernet(space)
-    state = TrainingState(supernet, torch.optim.SGD(supernet.parameters(), lr=0.1), "run")
+    state = TrainingState(
+        supernet, optimizer=torch.optim.SGD(supernet.parameters(), lr=0.1), identity="run"
+    )
     assert state.restore(tmp_path) is False
 
 

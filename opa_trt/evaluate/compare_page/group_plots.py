@@ -10,6 +10,9 @@ from opa_trt.evaluate.compare_page.palette import FAINT, INK, PAPER, line_style,
 from opa_trt.evaluate.compare_page.reading import Report, Row
 from opa_trt.evaluate.compare_page.words import applications, tick
 
+LINEAR = 0.1  # of gain either way: beyond it, where late groups lie, the axis is logarithmic
+TICKS = (-1, -0.3, -0.1, -0.05, 0, 0.05, 0.1, 0.3, 1)
+
 
 def gain(report: Report, ours: str = "opa_split") -> Picture | None:
     """How far ours is ahead on single groups, over the judged deadlines, a panel a load."""
@@ -31,8 +34,7 @@ def gain(report: Report, ours: str = "opa_split") -> Picture | None:
                 for row in reading.where(rows, load=load, other=other):
                     _spread(axis, place, row)
             axis.set_title(applications(load))
-            axis.set_xlabel("in-time gain of a group, points")
-            axis.xaxis.set_major_formatter(tick)
+            _gain_axis(axis)
             axis.set_yticks(range(len(others)), [name(other) for other in others])
             axis.set_ylim(len(others) - 0.4, -0.6)
             axis.grid(False, axis="y")
@@ -44,8 +46,20 @@ def gain(report: Report, ours: str = "opa_split") -> Picture | None:
             "tenths, dots are the extremes.",
             f"How far {ours} is ahead on single groups, over the judged deadlines: the middle half "
             "of the groups (thick), nine tenths (thin), the extremes (dots), the median (white). "
-            "Right of 0, ours is ahead.",
+            "Right of 0, ours is ahead. Groups that one of both answered late lie far out: beyond "
+            f"{tick(LINEAR)} points the scale is logarithmic.",
         )
+
+
+def _gain_axis(axis: Any) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axis.set_xscale("symlog", linthresh=LINEAR, linscale=1.5)
+    axis.set_xlim(TICKS[0], TICKS[-1])
+    axis.xaxis.set_major_locator(FixedLocator(TICKS))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(tick)
+    axis.set_xlabel("in-time gain of a group, points")
 
 
 def _spread(axis: Any, place: int, row: Row) -> None:
