@@ -11,7 +11,7 @@ from opa_trt.evaluate.compare_page.reading import Report, Row
 from opa_trt.evaluate.compare_page.words import applications, tick
 
 LINEAR = 0.1  # of gain either way: beyond it, where late groups lie, the axis is logarithmic
-TICKS = (-1, -0.3, -0.1, -0.05, 0, 0.05, 0.1, 0.3, 1)
+TICKS = (-1, -0.1, -0.05, 0, 0.05, 0.1, 1)
 
 
 def gain(report: Report, ours: str = "opa_split") -> Picture | None:
