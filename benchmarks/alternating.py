@@ -149,6 +149,18 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def name_of(out: Path | None, otherwise: str) -> str:
+    """Of the page ``out``, and of the folder of its pictures."""
+    return otherwise if out is None else out.stem
+
+
+def pictures_of(out: Path) -> Path:
+    """The folder beside the page ``out`` that is called as the page; made where it is missing."""
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def remarks(out: Path | None) -> str:
     """What people found when they read the page ``out``: it stands beside its pictures."""
     path = None if out is None else out.with_suffix("") / "reading.md"

@@ -35,6 +35,11 @@ def with_recipe(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def data_option(recipe: str) -> str:
+    """As a page tells it of the command line: the shipped digits need no folder."""
+    return "" if recipe == "digits" else " --data DIR"
+
+
 def chosen_recipe(chosen: argparse.Namespace) -> Recipe:
     """The recipe of these options, with weights and every baseline that its network can have."""
     recipe = read_recipe(chosen.recipe)

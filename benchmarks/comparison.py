@@ -20,14 +20,16 @@ from typing import Any
 from alternating import (
     all_met,
     finish,
+    name_of,
     options,
+    pictures_of,
     remarks,
     table,
     use_threads,
     versions,
     with_folder,
 )
-from bundles import Lines, chosen_bundle, chosen_recipe, with_recipe
+from bundles import Lines, chosen_bundle, chosen_recipe, data_option, with_recipe
 from measuring import describe
 
 import opa_trt
@@ -90,7 +92,7 @@ def main() -> None:
     if chosen.out is not None:
         _pictures(place, chosen.out)
     report["reading"] = remarks(chosen.out)
-    report["folder"] = chosen.out.stem if chosen.out is not None else recipe.name
+    report["folder"] = name_of(chosen.out, recipe.name)
     finish(report, page, chosen, versions(ran.split("+")))
 
 
@@ -108,8 +110,7 @@ def _options() -> argparse.Namespace:
 
 def _pictures(place: Path, out: Path) -> None:
     """Those of the comparison, beside the page."""
-    folder = out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = pictures_of(out)
     for name in PICTURES:
         if (place / name).is_file():
             shutil.copyfile(place / name, folder / name)
@@ -209,7 +210,7 @@ def _arms(report: dict[str, Any]) -> str:
 def _options_of(report: dict[str, Any]) -> str:
     """As they were given on the command line."""
     groups = report["settings"]["groups"]
-    told = "" if report["recipe"] == "digits" else " --data DIR"
+    told = data_option(report["recipe"])
     return told if groups == GROUPS else f"{told} --groups {groups}"
 
 

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from alternating import (
     finish,
+    name_of,
     options,
+    pictures_of,
     remarks,
     table,
     use_threads,
@@ -69,9 +71,7 @@ def main() -> None:
         raise SystemExit(f"recipe {recipe.name} has a super-network; expected one with [legacy].")
     report = measured(recipe, chosen)
     if chosen.out is not None:
-        folder = chosen.out.with_suffix("")
-        folder.mkdir(parents=True, exist_ok=True)
-        draw(folder / PICTURE, report)
+        draw(pictures_of(chosen.out) / PICTURE, report)
     report["reading"] = remarks(chosen.out)
     finish(report, page, chosen, versions(chosen.backends))
 
@@ -102,7 +102,7 @@ def measured(recipe: Recipe, chosen: argparse.Namespace) -> dict[str, Any]:
         "benchmark": "leaf",
         "recipe": recipe.name,
         "network": parts.found["network"].line,
-        "folder": chosen.out.stem if chosen.out is not None else "leaf",
+        "folder": name_of(chosen.out, "leaf"),
         "images": {
             "checking": min(CHECK_IMAGES, len(parts.splits.fit)),
             "choosing": len(parts.pools.choosing_inputs(side)[1]),

@@ -8,16 +8,24 @@ themselves: how well they foretell each other, and how long they take.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from alternating import finish, options, remarks, table, use_threads
-from bundles import Lines, chosen_recipe, with_recipe
+from alternating import (
+    bracketed,
+    finish,
+    name_of,
+    options,
+    pictures_of,
+    remarks,
+    table,
+    use_threads,
+)
+from bundles import Lines, chosen_recipe, data_option, with_recipe
 from measuring import describe
 
 from opa_trt.builder.entries import Shape
-from opa_trt.builder.study import QUICK, Study, StudyPlan, study_recipe
+from opa_trt.builder.study import QUICK, StudyPlan, study_recipe
 from opa_trt.evaluate.compare_page import words
 from opa_trt.evaluate.study_picture import draw_study
 
@@ -32,19 +40,14 @@ def main() -> None:
     plan = QUICK if chosen.quick else StudyPlan()
     studied = study_recipe(recipe, chosen.data, plan, progress=Lines())
     if chosen.out is not None:
-        _draw(studied, chosen.out, recipe.name)
+        title = f"{recipe.name}: {len(studied.candidates)} pioneers"
+        draw_study(pictures_of(chosen.out) / PICTURE, studied, title=title)
     report = {"benchmark": "pioneers", "recipe": recipe.name, **studied.to_dict(), "met": None}
     report["own"] = None if not recipe.pioneer.stages else str(Shape.of(recipe.pioneer))
     report["names"] = [str(one.shape) for one in studied.candidates]
     report["reading"] = remarks(chosen.out)
-    report["folder"] = chosen.out.stem if chosen.out is not None else "pioneers"
+    report["folder"] = name_of(chosen.out, "pioneers")
     finish(report, page, chosen, ())
-
-
-def _draw(studied: Study, out: Path, name: str) -> None:
-    folder = out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_study(folder / PICTURE, studied, title=f"{name}: {len(studied.candidates)} pioneers")
 
 
 PAGE = """# Which pioneer foretells the deep sub-networks: {recipe}
@@ -85,7 +88,7 @@ def page(report: dict[str, Any]) -> str:
     correlation = _others(np.array(report["correlation"]))
     return PAGE.format(
         **{key: report[key] for key in SAME},
-        options="" if report["recipe"] == "digits" else " --data DIR",
+        options=data_option(report["recipe"]),
         machine=describe(report["machine"]),
         deep=len(report["deep"]),
         picture=PICTURE,
@@ -151,7 +154,7 @@ def _others(square: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _judged(one: dict[str, Any]) -> str:
-    return f"{_two(one['r2'])} [{_two(one['low'])}, {_two(one['high'])}]"
+    return bracketed((one["r2"], one["low"], one["high"]), 2).replace("-", "−")
 
 
 def _two(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from opa_trt.evaluate.compare_page import reading
@@ -52,13 +53,9 @@ def gain(report: Report, ours: str = "opa_split") -> Picture | None:
 
 
 def _gain_axis(axis: Any) -> None:
-    from matplotlib.ticker import FixedLocator, NullLocator
-
     axis.set_xscale("symlog", linthresh=LINEAR, linscale=1.5)
     axis.set_xlim(TICKS[0], TICKS[-1])
-    axis.xaxis.set_major_locator(FixedLocator(TICKS))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(tick)
+    _mark(axis, TICKS, [tick(gained) for gained in TICKS])
     axis.set_xlabel("in-time gain of a group, points")
 
 
@@ -103,10 +100,15 @@ def sizes(report: Report) -> Picture | None:
 
 
 def _sizes_axis(axis: Any, known: list[int]) -> None:
-    from matplotlib.ticker import NullLocator
-
     axis.set_xscale("log")
-    axis.set_xticks(known, [str(size) for size in known])
-    axis.xaxis.set_minor_locator(NullLocator())
+    _mark(axis, known, [str(size) for size in known])
     axis.set_xlabel("images in a group")
     axis.tick_params(axis="x", color=FAINT)
+
+
+def _mark(axis: Any, places: Sequence[float], labels: Sequence[str]) -> None:
+    """These places of the horizontal axis, and no others."""
+    from matplotlib.ticker import NullLocator
+
+    axis.set_xticks(places, labels)
+    axis.xaxis.set_minor_locator(NullLocator())
