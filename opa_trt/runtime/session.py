@@ -67,8 +67,8 @@ def load(
         on_decision: called with each decision right after it is made, the name of the node that
             ran, and the number of the group from 0. What it takes counts against the deadline.
             An error in it is logged once and passed over.
-        promise: the share of deadlines that ``opa`` and ``opa_split`` mean to meet, 0.5 to 0.995.
-            A lower one leaves less time unused, and misses more.
+        promise: the share of deadlines to be met, 0.5 to 0.995, by policies that promise: all but
+            ``static`` and ``dynamic_ofa``. A lower one leaves less time unused, and misses more.
 
     Returns:
         A session; close it, or use it in a ``with``.
